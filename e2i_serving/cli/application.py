@@ -1,0 +1,71 @@
+"""The command ``e2i-serving``: its parts put together, and how it says what went wrong."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import e2i_serving
+from e2i_serving.cli.audit import audit_app
+from e2i_serving.cli.doctor import doctor
+from e2i_serving.cli.printing import print_error
+from e2i_serving.cli.relay import relay
+from e2i_serving.cli.settings import settings
+from e2i_serving.exceptions import E2IServingError
+
+
+class _Commands(TyperGroup):
+    """Commands whose expected errors are one line, not a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:  # typer's click is another package in newer releases
+        try:
+            return super().invoke(ctx)
+        except E2IServingError as error:
+            print_error(str(error))
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    name="e2i-serving",
+    cls=_Commands,
+    no_args_is_help=True,
+    rich_markup_mode=None,  # help reads the same in a terminal, a pipe and the documentation
+    pretty_exceptions_enable=False,  # its tracebacks show local variables, and so people's data
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(e2i_serving.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Look into what BentoML services predicted, and run what keeps it.
+
+    \b
+    Examples:
+      e2i-serving audit query --model credit --outcome error --since 1h
+      e2i-serving audit show 0192f7b0-5c1e-7d4a-9f1e-2b7c6c1e8a11
+      e2i-serving audit books
+      e2i-serving settings
+    """  # noqa: D301  # \b is click's mark for lines that stay as they are
+
+
+app.add_typer(audit_app, name="audit")
+app.command()(settings)
+app.command()(relay)
+app.command()(doctor)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

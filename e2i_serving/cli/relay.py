@@ -1,0 +1,39 @@
+"""``e2i-serving relay``: the relay in the foreground, as a sidecar for instance."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from e2i_serving.cli.printing import print_error
+
+
+def relay(
+    data_dir: Annotated[
+        Path | None,
+        typer.Option("--data-dir", help="The data directory. Unset: as the settings say.", show_default=False),
+    ] = None,
+    once: Annotated[bool, typer.Option("--once", help="Deliver what is there, then exit.")] = False,
+) -> None:
+    """Run the relay of a data directory until it is told to stop.
+
+    It brings what the workers journaled to the audit store. Exits with 1 when another relay does it already.
+
+    \b
+    Examples:
+      e2i-serving relay
+      e2i-serving relay --data-dir /var/lib/e2i --once
+    """  # noqa: D301  # \b is click's mark for lines that stay as they are
+    from e2i_serving.runtime.relay_process import run_relay  # noqa: PLC0415  # imports what only a relay needs
+    from e2i_serving.runtime.trail import find_data_dir  # noqa: PLC0415  # keeps --help fast
+    from e2i_serving.settings import load_settings  # noqa: PLC0415  # likewise
+
+    settings = load_settings().settings
+    folder = data_dir.expanduser().absolute() if data_dir else find_data_dir(settings)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(levelname)s] [relay] %(message)s")
+    if not run_relay(settings, folder, once=once):
+        print_error(f"Another relay runs for {folder}.")
+        raise typer.Exit(1)

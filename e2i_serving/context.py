@@ -1,0 +1,37 @@
+"""The identity of the request being served, readable from anywhere under it."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+import msgspec
+
+
+class RequestContext(msgspec.Struct, frozen=True):
+    """Who this request is: one set of ids for the row, the log line, the span and the answer.
+
+    Attributes:
+        prediction_id: UUIDv7 in text form, made here.
+        request_id: The caller's id, verbatim within bounds, or the prediction id.
+        trace_id: 32 hex digits.
+        span_id: 16 hex digits, made here.
+        parent_span_id: The caller's span; empty when the trace starts here.
+        sampled: Whether the trace is sampled.
+        baggage: W3C baggage entries that came with the request, bounded.
+    """
+
+    prediction_id: str
+    request_id: str
+    trace_id: str
+    span_id: str
+    parent_span_id: str = ""
+    sampled: bool = False
+    baggage: dict[str, str] = {}
+
+
+current: ContextVar[RequestContext | None] = ContextVar("e2i_serving_request_context", default=None)
+
+
+def current_context() -> RequestContext | None:
+    """The context of the request being served here; ``None`` outside a request."""
+    return current.get()

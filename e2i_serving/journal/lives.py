@@ -1,0 +1,103 @@
+"""A life's folder, and the lock that tells the living from the dead."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uuid_utils
+
+from e2i_serving.exceptions import JournalError
+
+LOCK_NAME = "lock"
+SEGMENT_SUFFIX = ".seg"
+
+
+def new_life_id() -> str:
+    """A fresh id for a life, sortable by time."""
+    return str(uuid_utils.uuid7())
+
+
+class LifeFolder:
+    """The folder of one life in a journal.
+
+    Attributes:
+        path: ``<journal>/<life>``.
+        life: The life's id.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.life = path.name
+
+    @classmethod
+    def create(cls, journal: Path, life: str) -> tuple[LifeFolder, int]:
+        """Make a life's folder and take its lock, so that none sees the folder unlocked.
+
+        Returns:
+            The folder, and the lock's file descriptor, to be kept open as long as the life lasts.
+
+        Raises:
+            JournalError: The folder can't be made.
+        """
+        hidden = journal / f".{life}"
+        try:
+            hidden.mkdir(parents=True)
+            lock = os.open(hidden / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hidden.rename(journal / life)
+        except OSError as error:
+            raise JournalError(
+                f"No journal can be made in {journal}: {error.strerror}. Make it writable, or set data_dir to another."
+            ) from error
+        return cls(journal / life), lock
+
+    def alive(self) -> bool:
+        """Whether the worker that made this life still runs."""
+        with self.inherit() as inherited:
+            return not inherited
+
+    @contextmanager
+    def inherit(self) -> Iterator[bool]:
+        """Hold the lock of a dead life; yields whether that was possible, false while its worker lives."""
+        try:
+            lock = os.open(self.path / LOCK_NAME, os.O_RDWR)
+        except FileNotFoundError:
+            yield True
+            return
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+        finally:
+            os.close(lock)
+
+    def segments(self) -> list[int]:
+        """Numbers of the segments that are there, in order."""
+        names = (entry.name for entry in os.scandir(self.path) if entry.name.endswith(SEGMENT_SUFFIX))
+        return sorted(int(name.removesuffix(SEGMENT_SUFFIX)) for name in names)
+
+    def segment(self, number: int) -> Path:
+        """The path of a segment."""
+        return self.path / f"{number:08d}{SEGMENT_SUFFIX}"
+
+    def remove(self) -> None:
+        """Delete the folder and all in it. For a dead life whose every frame is accounted for."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def list_lives(journal: Path) -> list[LifeFolder]:
+    """The lives of a journal, the oldest first."""
+    try:
+        names = sorted(
+            entry.name for entry in os.scandir(journal) if entry.is_dir() and not entry.name.startswith(".")
+        )
+    except FileNotFoundError:
+        return []
+    return [LifeFolder(journal / name) for name in names]

@@ -1,0 +1,1 @@
+"""What looks at finished predictions: siblings that never import each other."""

@@ -1,0 +1,27 @@
+"""The audited event and its parts: plain frozen data that every other layer reads."""
+
+from e2i_serving.record.columns import Column, Constant, Matrix, Values, column_length, column_values
+from e2i_serving.record.life import Deployment, Life, ModelInfo
+from e2i_serving.record.prediction import SCHEMA_VERSION, Outcome, PredictionRecord, StreamEnd
+from e2i_serving.record.query import PredictionFilter
+from e2i_serving.record.rows import Entry, Row, RowBatch
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Column",
+    "Constant",
+    "Deployment",
+    "Entry",
+    "Life",
+    "Matrix",
+    "ModelInfo",
+    "Outcome",
+    "PredictionFilter",
+    "PredictionRecord",
+    "Row",
+    "RowBatch",
+    "StreamEnd",
+    "Values",
+    "column_length",
+    "column_values",
+]

@@ -1,0 +1,98 @@
+"""The books: does everything that was accepted stand somewhere?
+
+For every destination: accepted = stored + pending + dead-lettered + dropped. What was accepted and what is pending
+is counted in the journal (by the worker's own numbering, and frame by frame); the rest stands in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from e2i_serving.journal import FrameKind, JournalReader, LifeFolder, Position, list_lives
+from e2i_serving.relay.ledger import Ledger
+
+AUDIT_STORE = "audit-store"
+"""Name of the destination that every instance has."""
+
+_BATCH = 4096
+_TRIES = 5
+
+
+@dataclass(slots=True)
+class Book:
+    """The account of one destination, in prediction records.
+
+    Attributes:
+        destination: The destination's name.
+        accepted: Records journaled before their answer left, ever.
+        stored: Of these, delivered.
+        pending: Of these, still in the journal.
+        dead_lettered: Of these, refused by the destination and kept aside.
+        dropped: Of these, given up, by reason.
+    """
+
+    destination: str
+    accepted: int = 0
+    stored: int = 0
+    pending: int = 0
+    dead_lettered: int = 0
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether all that was accepted is accounted for."""
+        return self.accepted == self.stored + self.pending + self.dead_lettered + self.dropped.total()
+
+
+def read_books(data_dir: Path) -> list[Book]:
+    """Read the books of a data directory, whether or not its workers and relay run.
+
+    Returns:
+        A book for every destination, the audit store's at least.
+    """
+    books = _read(data_dir)
+    for _ in range(_TRIES):
+        # A relay at work moves records from one column to the next while we read; an imbalance that lasts is one.
+        if all(book.balanced for book in books):
+            break
+        books = _read(data_dir)
+    return books
+
+
+def _read(data_dir: Path) -> list[Book]:
+    ledger = Ledger(data_dir, read_only=True)
+    try:
+        destinations = sorted({AUDIT_STORE, *ledger.destinations()})
+        return [_read_book(data_dir, ledger, destination) for destination in destinations]
+    finally:
+        ledger.close()
+
+
+def _read_book(data_dir: Path, ledger: Ledger, destination: str) -> Book:
+    book = Book(destination)
+    known = {totals.life: totals for totals in ledger.totals(destination)}
+    folders = {folder.life: folder for folder in list_lives(data_dir / "journal")}
+    for totals in known.values():
+        book.stored += totals.stored
+        book.dead_lettered += totals.dead_lettered
+        book.dropped.update(totals.dropped)
+    for life in known.keys() | folders.keys():
+        row = known.get(life)
+        if row is not None and (row.closed or life not in folders):
+            book.accepted += row.records
+            continue
+        accepted, pending = _count(folders[life], row.position if row else Position())
+        book.accepted += max(accepted, row.records if row else 0)
+        book.pending += pending
+    return book
+
+
+def _count(folder: LifeFolder, position: Position) -> tuple[int, int]:
+    """The last record's ordinal, and how many records stand behind a position."""
+    reader = JournalReader(folder, position)
+    pending = 0
+    while frames := reader.read(_BATCH, ended=True):
+        pending += sum(frame.kind is FrameKind.RECORD for frame in frames)
+    return reader.position.ordinal, pending

@@ -1,0 +1,64 @@
+"""One relay an instance: whoever holds the lock."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+
+LOCK_NAME = "relay.lock"
+
+
+class RelayLock:
+    """The lock by which an instance's relay is elected. It goes with the process that holds it.
+
+    Args:
+        data_dir: The instance's data directory.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / LOCK_NAME
+        self._fd = -1
+
+    def acquire(self) -> bool:
+        """Take the lock; false when another process has it."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        self._fd = fd
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def holder(self) -> int | None:
+        """Process id of the running relay; ``None`` when none runs."""
+        try:
+            fd = os.open(self._path, os.O_RDONLY)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            content = os.pread(fd, 32, 0)
+            return int(content) if content.isdigit() else 0
+        finally:
+            os.close(fd)
+        return None
+
+    def __enter__(self) -> RelayLock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()

@@ -1,0 +1,163 @@
+"""Start-up checks: what can be found wrong before a worker runs, each with its mend.
+
+They run once in the supervisor, through BentoML's deployment hook, and by ``e2i-serving doctor``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import bentoml
+from bentoml.exceptions import BentoMLException
+
+from e2i_serving.exceptions import ConfigurationError, E2IServingError
+from e2i_serving.runtime.definition import ServiceDefinition, definition_of
+from e2i_serving.runtime.models import missing_model
+from e2i_serving.settings import ResolvedSettings
+
+HOOK = "__e2i_serving_check__"
+
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "lustre", "glusterfs"})
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something that keeps a service from starting.
+
+    Attributes:
+        check: Name of the check that found it.
+        what: What is wrong, and where.
+        mend: What to do about it.
+    """
+
+    check: str
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"[{self.check}] {self.what} {self.mend}".rstrip()
+
+
+Check = Callable[[ServiceDefinition, ResolvedSettings], Iterator[Problem]]
+
+CHECKS: dict[str, Check] = {}
+
+
+def check(name: str) -> Callable[[Check], Check]:
+    """Register a check: a generator of the problems it finds."""
+
+    def register(function: Check) -> Check:
+        CHECKS[name] = function
+        return function
+
+    return register
+
+
+def run_checks(definition: ServiceDefinition) -> list[tuple[str, list[Problem]]]:
+    """Run every check of a service.
+
+    Returns:
+        For each check, in order, its name and the problems it found. When the settings can't be resolved, that
+        is the only one.
+    """
+    try:
+        resolved = definition.load_settings()
+    except ConfigurationError as error:
+        lines = str(error).splitlines()
+        return [("settings", [Problem("settings", line, "") for line in lines])]
+    return [("settings", []), *((name, list(function(definition, resolved))) for name, function in CHECKS.items())]
+
+
+def examine(target: str, working_dir: Path) -> list[tuple[str, list[Problem]]] | str:
+    """Import a service as ``bentoml serve`` would, and run its checks.
+
+    Args:
+        target: The service: ``module:Class``, a folder, or a bento's tag.
+        working_dir: The folder to import it from.
+
+    Returns:
+        As ``run_checks``; or one line that says why it can't be imported.
+    """
+    try:
+        loaded = bentoml.load(target, working_dir=str(working_dir))
+    except (E2IServingError, BentoMLException, ImportError, SyntaxError) as error:
+        return f"{target} can't be imported from {working_dir.absolute()}: {error}"
+    return run_checks(definition_of(loaded.inner))
+
+
+def add_deployment_hook(inner: type) -> None:
+    """Let BentoML run the checks before it starts a worker of this class."""
+    setattr(inner, HOOK, bentoml.on_deployment(staticmethod(partial(_refuse_if_wrong, inner))))
+
+
+def _refuse_if_wrong(inner: type) -> None:
+    definition = definition_of(inner)
+    problems = [problem for _, found in run_checks(definition) for problem in found]
+    if problems:
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        sys.stderr.write(f"{definition.name} can't be served:\n{lines}\n")
+        # Not an exception of ours: BentoML turns those into a traceback, and this must end the supervisor.
+        raise SystemExit(1)
+
+
+@check("data-directory")
+def _data_directory(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:
+    name = "data-directory"
+    path = definition.data_dir(resolved)
+    mend = "Set E2I_SERVING_DATA_DIR to a local directory that the server may write to."
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".probe-{os.getpid()}"
+        probe.write_bytes(b"probe")
+        probe.unlink()
+    except OSError as error:
+        yield Problem(name, f"The data directory {path} can't be written to: {error.strerror}.", mend)
+        return
+    kind = file_system(path)
+    if kind in NETWORK_FILE_SYSTEMS and not resolved.settings.allow_network_data_dir:
+        yield Problem(
+            name,
+            f"The data directory {path} is on a network file system ({kind}), where locks and durability may not hold.",
+            f"{mend} Or set E2I_SERVING_ALLOW_NETWORK_DATA_DIR=true and take the risk.",
+        )
+
+
+@check("model")
+def _model(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # a check's signature
+    for name, model in _declared_models(definition.inner):
+        tag = getattr(model, "tag", None)
+        if tag is None:
+            continue
+        try:
+            bentoml.models.get(tag)
+        except BentoMLException:
+            yield Problem("model", f"{definition.inner.__name__}.{name}: {missing_model(tag)}", "")
+
+
+def _declared_models(inner: type) -> Iterator[tuple[str, Any]]:
+    for name in dir(inner):
+        value = inner.__dict__.get(name, getattr(inner, name, None))
+        if isinstance(value, bentoml.models.BentoModel):
+            yield name, value
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that a path is on, as the kernel names it; empty where that can't be told."""
+    mounts = Path("/proc/self/mounts")
+    if not mounts.exists():
+        return ""
+    best, kind = "", ""
+    target = str(path.resolve())
+    for line in mounts.read_text(encoding="utf-8", errors="replace").splitlines():
+        fields = line.split(" ")
+        where = fields[1].replace("\\040", " ")
+        inside = target == where or target.startswith(where.rstrip("/") + "/")
+        if inside and len(where) >= len(best):
+            best, kind = where, fields[2]
+    return kind

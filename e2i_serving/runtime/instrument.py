@@ -1,0 +1,215 @@
+"""Wraps API methods, so that what goes in, what comes out and what is raised is seen in each request's own context.
+
+BentoML decodes and encodes through the method's input and output specs; subclasses of these are the only
+hooks that run in the context of the very request, adaptive batching included. Contract tests hold this.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from typing import Any, cast
+
+import attrs
+from _bentoml_sdk.io_models import IORootModel
+from _bentoml_sdk.method import APIMethod
+
+from e2i_serving.record import Values
+from e2i_serving.runtime import unlayered
+from e2i_serving.runtime.observation import Observation, observation
+from e2i_serving.runtime.plain import columns, plain
+
+MARK = "__e2i_serving_instrumented__"
+UNAUDITED = "__e2i_serving_unaudited__"
+"""Mark of an API function that predicts nothing, so that its requests are counted and not recorded."""
+
+
+def instrument(inner: type) -> None:
+    """Instrument the API methods of a service class, each once, in place.
+
+    Args:
+        inner: The class that BentoML's service wraps.
+    """
+    for name in dir(inner):
+        method = getattr(inner, name)
+        if not isinstance(method, APIMethod):
+            continue
+        if not (getattr(method.func, MARK, False) or getattr(method.func, UNAUDITED, False)):
+            setattr(inner, name, _instrumented(method))
+
+
+def _instrumented(method: APIMethod[..., Any]) -> APIMethod[..., Any]:
+    # A batch runs in the context of whichever request came first, so only the specs may speak for a batched method.
+    func = method.func if method.batchable else _timed(method.func)
+    evolved: APIMethod[..., Any] = attrs.evolve(
+        method,
+        func=func,
+        input_spec=_observed_input(method.input_spec, method.name),
+        output_spec=_observed_output(method.output_spec),
+    )
+    setattr(evolved.func, MARK, True)
+    return evolved
+
+
+def _observed_input(spec: Any, name: str) -> Any:
+    async def from_http_request(cls: Any, request: Any, serde: Any) -> Any:
+        current = observation.get() or unlayered.begin(name, request)
+        if current is None:
+            return await super(observed, cls).from_http_request(request, serde)
+        started = time.perf_counter()
+        try:
+            decoded = await super(observed, cls).from_http_request(request, serde)
+        except BaseException as error:
+            current.fail(error)
+            raise
+        now = time.perf_counter()
+        current.phases["decode"] = now - started
+        current.decoded_at = now
+        if not getattr(cls, "captures_items", False):
+            _capture_inputs(current, decoded)
+        return decoded
+
+    observed = _subclass(spec, "from_http_request", from_http_request)
+    return observed
+
+
+def _observed_output(spec: Any) -> Any:
+    async def to_http_response(cls: Any, obj: Any, serde: Any) -> Any:
+        current = observation.get()
+        if current is None:
+            return await super(observed, cls).to_http_response(obj, serde)
+        started = time.perf_counter()
+        if not (current.outputs or inspect.isgenerator(obj) or inspect.isasyncgen(obj)):
+            _capture_outputs(current, obj)
+        try:
+            response = await super(observed, cls).to_http_response(obj, serde)
+        except BaseException as error:
+            current.fail(error)
+            raise
+        current.phases["encode"] = time.perf_counter() - started
+        if current.on_end is not None:
+            current.on_end(current, response)
+        return response
+
+    observed = _subclass(spec, "to_http_response", to_http_response)
+    return observed
+
+
+def _subclass(spec: Any, hook: str, function: Callable[..., Any]) -> Any:
+    """A subclass of a spec under the same name, so that schemas and documentation stay as they are."""
+    body = {hook: classmethod(function), "__module__": spec.__module__, "__doc__": spec.__doc__}
+    return type(spec)(spec.__name__, (spec,), body)
+
+
+def _capture_inputs(current: Observation, decoded: Any) -> None:
+    if isinstance(decoded, IORootModel):
+        values = {"input": decoded.root}
+    else:
+        values = {name: getattr(decoded, name) for name in type(decoded).model_fields}
+    found = columns(values)
+    if found is None:
+        current.inputs, current.items = {name: Values([plain(value)]) for name, value in values.items()}, 1
+    else:
+        current.inputs, current.items = found
+
+
+def _capture_outputs(current: Observation, obj: Any) -> None:
+    value = obj.root if isinstance(obj, IORootModel) else obj
+    found = columns({"prediction": value}) if current.items else None
+    if found is not None and found[1] == current.items:
+        current.outputs = found[0]
+        return
+    if current.items != 1:
+        # The answer is not one result an item: the request is one item, whole.
+        current.inputs = {name: Values([_whole(column)]) for name, column in current.inputs.items()}
+        current.items = 1
+    current.outputs = {"prediction": Values([plain(value)])}
+
+
+def _whole(column: Any) -> Any:
+    return column.values if isinstance(column, Values) else plain(column.array())
+
+
+def _timed(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Time a function of any of the four kinds as the phase ``predict``, and keep what it raises."""
+    if inspect.isasyncgenfunction(func):
+        return _timed_async_generator(func)
+    if inspect.isgeneratorfunction(func):
+        return _timed_generator(func)
+    if inspect.iscoroutinefunction(func):
+        return _timed_coroutine(func)
+
+    @functools.wraps(func)
+    def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        current = observation.get()
+        started = current.enter() if current is not None else None
+        if current is None or started is None:
+            return func(self, *args, **kwargs)
+        try:
+            return func(self, *args, **kwargs)
+        except BaseException as error:
+            current.fail(error)
+            raise
+        finally:
+            _finish(current, started)
+
+    return timed
+
+
+def _timed_coroutine(func: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(func)
+    async def timed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        current = observation.get()
+        started = current.enter() if current is not None else None
+        if current is None or started is None:
+            return await func(self, *args, **kwargs)
+        try:
+            return await func(self, *args, **kwargs)
+        except BaseException as error:
+            current.fail(error)
+            raise
+        finally:
+            _finish(current, started)
+
+    return timed
+
+
+def _timed_generator(func: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(func)
+    def timed(self: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        current = observation.get()
+        try:
+            return (yield from func(self, *args, **kwargs))
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            if current is not None:
+                current.fail(error)
+            raise
+
+    return timed
+
+
+def _timed_async_generator(func: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(func)
+    async def timed(self: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+        current = observation.get()
+        try:
+            async for item in func(self, *args, **kwargs):
+                yield item
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            if current is not None:
+                current.fail(error)
+            raise
+
+    return cast("Callable[..., Any]", timed)
+
+
+def _finish(current: Observation, started: float) -> None:
+    # A base service times its phases itself; what is left of the function is then not a phase of its own.
+    if "predict" not in current.phases:
+        current.phases["predict"] = time.perf_counter() - started

@@ -1,0 +1,208 @@
+"""What is gathered about one request while it is served, until it becomes a record."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from e2i_serving.context import RequestContext
+from e2i_serving.record import Column, ModelInfo, Outcome, PredictionRecord
+from e2i_serving.runtime.plain import plain
+
+MAX_ERROR_MESSAGE = 1024
+MAX_LABEL = 128
+
+_INVALID = frozenset({400, 404, 405, 406, 409, 411, 413, 414, 415, 416, 417, 422, 431})
+_REJECTED = frozenset({401, 403, 407, 423, 425, 429, 503})
+_TIMEOUT = frozenset({408, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """An API method as requests reach it.
+
+    Attributes:
+        name: The method's name.
+        route: Its full path.
+        is_stream: Whether it answers with a stream.
+    """
+
+    name: str
+    route: str
+    is_stream: bool = False
+
+
+class Observation:
+    """One request being served.
+
+    The event loop makes it and ends it; in between, the thread that runs the model writes to it. After the
+    end nothing that is written has any effect: a record is frozen.
+    """
+
+    __slots__ = (
+        "arrived",
+        "attributes",
+        "context",
+        "decoded_at",
+        "endpoint",
+        "entities",
+        "entered",
+        "error",
+        "inputs",
+        "items",
+        "labels",
+        "method",
+        "on_end",
+        "outputs",
+        "phases",
+        "request_bytes",
+        "response_bytes",
+        "started_ns",
+        "status",
+    )
+
+    def __init__(self, endpoint: Endpoint, context: RequestContext, method: str) -> None:
+        self.started_ns = time.time_ns()
+        self.arrived = time.perf_counter()
+        self.endpoint = endpoint
+        self.context = context
+        self.method = method
+        self.decoded_at = 0.0
+        self.entered = False
+        self.error: BaseException | None = None
+        self.items = 0
+        self.phases: dict[str, float] = {}
+        self.labels: dict[str, str] = {}
+        self.attributes: dict[str, Any] = {}
+        self.entities: dict[str, Column] = {}
+        self.inputs: dict[str, Column] = {}
+        self.outputs: dict[str, Column] = {}
+        self.request_bytes = -1
+        self.response_bytes = -1
+        self.status = 0
+        self.on_end: Callable[[Observation, Any], None] | None = None
+        """What ends a request that no layer sees: called with the response, or with what was raised."""
+
+    def fail(self, error: BaseException) -> None:
+        """Note what was raised while serving it; the first such error counts."""
+        if self.error is None:
+            self.error = error
+        if self.on_end is not None:
+            self.on_end(self, error)
+
+    def enter(self) -> float | None:
+        """Note that the API method begins; returns the time, or ``None`` if it is entered once more from inside."""
+        if self.entered:
+            return None
+        self.entered = True
+        now = time.perf_counter()
+        if self.decoded_at:
+            self.phases["queue"] = now - self.decoded_at
+        return now
+
+    def record(self, model: ModelInfo, *, outcome: Outcome | None = None) -> PredictionRecord:
+        """The record of the request as it stands.
+
+        Args:
+            model: The model that serves it.
+            outcome: How it ended, when the status alone does not say.
+        """
+        context = self.context
+        if outcome is None:
+            outcome = outcome_of(self.status)
+        error_type = error_message = ""
+        if outcome is not Outcome.OK and outcome is not Outcome.INTERRUPTED:
+            error_type, error_message = describe_error(self.error, outcome)
+        return PredictionRecord(
+            context.prediction_id,
+            self.started_ns,
+            time.perf_counter() - self.arrived,
+            outcome,
+            self.status,
+            self.endpoint.name,
+            self.endpoint.route,
+            self.method,
+            context.request_id,
+            context.trace_id,
+            context.span_id,
+            context.parent_span_id,
+            "",
+            context.sampled,
+            "",
+            "",
+            self.phases.copy(),
+            model.name,
+            model.version,
+            model.task,
+            error_type,
+            error_message,
+            self.labels,
+            self.attributes,
+            self.items,
+            self.entities,
+            self.inputs,
+            self.outputs if outcome is Outcome.OK else {},
+            None,
+            None,
+            self.request_bytes,
+            self.response_bytes,
+            salt=os.urandom(16),
+        )
+
+
+observation: ContextVar[Observation | None] = ContextVar("e2i_serving_observation", default=None)
+
+
+def outcome_of(status: int) -> Outcome:
+    """How a request ended, by the status that was sent."""
+    if status < 400:  # noqa: PLR2004  # HTTP's own number
+        return Outcome.OK
+    if status in _TIMEOUT:
+        return Outcome.TIMEOUT
+    if status in _REJECTED:
+        return Outcome.REJECTED
+    if status in _INVALID or status < 500:  # noqa: PLR2004  # HTTP's own number
+        return Outcome.INVALID
+    return Outcome.ERROR
+
+
+def describe_error(error: BaseException | None, outcome: Outcome) -> tuple[str, str]:
+    """The type and bounded message of what went wrong."""
+    if error is None:
+        return str(outcome), ""
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    try:
+        message = _message(error)
+    except Exception as broken:  # noqa: BLE001  # a user's __str__ may raise anything
+        message = f"<{type(broken).__name__} while reading the message>"
+    return name[:256], message[:MAX_ERROR_MESSAGE]
+
+
+def _message(error: BaseException) -> str:
+    details = getattr(error, "errors", None)
+    if callable(details) and type(error).__module__.startswith("pydantic"):
+        # Its own text quotes the input, which may be personal data.
+        found = details(include_url=False, include_input=False, include_context=False)
+        return "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found[:10])
+    return str(error)
+
+
+def annotate(*, labels: dict[str, str] | None = None, **attributes: Any) -> None:
+    """Add business labels or free attributes to the prediction being served; does nothing outside a request.
+
+    Args:
+        labels: Label values by name; names that the service does not declare are left out of metrics.
+        attributes: Plain data for the audit record.
+    """
+    current = observation.get()
+    if current is None:
+        return
+    if labels:
+        current.labels = current.labels | {name: str(value)[:MAX_LABEL] for name, value in labels.items()}
+    if attributes:
+        current.attributes = current.attributes | plain(attributes)

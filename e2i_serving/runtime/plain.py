@@ -1,0 +1,106 @@
+"""Values of any kind as plain data that a record can hold: bounded, and never by reference."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import date, datetime, time
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from e2i_serving.record import Column, Matrix, Values
+
+MAX_DEPTH = 16
+MAX_ELEMENTS = 10_000
+"""Most elements of an array or a list that are recorded in full inside a value."""
+DIGEST_BYTES = 4 * 1024 * 1024
+"""Largest content of which a digest is taken on the path."""
+
+_NUMERIC_KINDS = "biuf"
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """A copy of a value made of null, booleans, numbers, strings, lists and objects.
+
+    Arrays and lists above ``MAX_ELEMENTS``, bytes, files, images and what is not known otherwise become a
+    description: type, shape or size, and digest.
+    """
+    if value is None or isinstance(value, str | bool | int | float):
+        return value if not isinstance(value, int) or -(2**63) <= value < 2**64 else str(value)
+    if depth >= MAX_DEPTH:
+        return _described(value)
+    if isinstance(value, BaseModel):
+        return {name: plain(getattr(value, name), depth + 1) for name in type(value).model_fields}
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner, depth + 1) for key, inner in list(value.items())[:MAX_ELEMENTS]}
+    if isinstance(value, list | tuple | set | frozenset):
+        if len(value) > MAX_ELEMENTS:
+            return _described(value)
+        return [plain(inner, depth + 1) for inner in value]
+    if isinstance(value, np.generic):
+        return plain(value.item(), depth + 1)
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist(), depth + 1) if value.size <= MAX_ELEMENTS else _described(value)
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    return _described(value)
+
+
+def columns(values: Mapping[str, Any]) -> tuple[dict[str, Column], int] | None:
+    """Arguments or results as columns, if they have a common first axis: one row an item.
+
+    Args:
+        values: Values by name.
+
+    Returns:
+        The columns and the number of items; ``None`` if they are not all arrays, frames or (for results)
+        lists of the same length.
+    """
+    found: dict[str, Column] = {}
+    items: int | None = None
+    for name, value in values.items():
+        made = _column(name, value)
+        if made is None or items not in (None, len(value)):
+            return None
+        items = len(value)
+        found.update(made)
+    return (found, items) if items else None
+
+
+def _column(name: str, value: Any) -> dict[str, Column] | None:
+    if isinstance(value, np.ndarray) and value.ndim:
+        return {name: Matrix.of(value) if value.dtype.kind in _NUMERIC_KINDS else Values(plain(value.tolist()))}
+    if isinstance(value, list):
+        return {name: Values([plain(each) for each in value])}
+    if _is_frame(value):
+        return {str(key): Values([plain(each) for each in value[key].tolist()]) for key in value.columns}
+    return None
+
+
+def _is_frame(value: Any) -> bool:
+    return type(value).__name__ == "DataFrame" and hasattr(value, "columns") and hasattr(value, "iloc")
+
+
+def _described(value: Any) -> dict[str, Any]:
+    kind = type(value)
+    description: dict[str, Any] = {"type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")}
+    if isinstance(value, np.ndarray):
+        description |= {"dtype": value.dtype.str, "shape": list(value.shape), "bytes": value.nbytes}
+        if value.nbytes <= DIGEST_BYTES and not value.dtype.hasobject:
+            description["sha256"] = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+    elif isinstance(value, bytes | bytearray | memoryview):
+        description["bytes"] = len(value)
+        if len(value) <= DIGEST_BYTES:
+            description["sha256"] = hashlib.sha256(value).hexdigest()
+    elif isinstance(value, PurePath):
+        description["name"] = value.name
+    elif hasattr(value, "size") and isinstance(value.size, int | tuple):
+        description["size"] = plain(value.size, MAX_DEPTH - 1)
+    elif hasattr(value, "shape"):
+        description["shape"] = [int(axis) for axis in value.shape]
+    elif isinstance(value, list | tuple | set | frozenset):
+        description["length"] = len(value)
+    return description

@@ -1,0 +1,100 @@
+"""Serving under a plain ``@bentoml.service``, where no layer can be put around the app.
+
+A request then begins where BentoML decodes it and ends where it encodes the answer or an error is raised. What
+BentoML answers by itself (an unknown route, 405, 429, 504) is not seen, and one line at start-up says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from bentoml.exceptions import BentoMLException
+from pydantic import ValidationError
+
+from e2i_serving.context import current as current_context
+from e2i_serving.record import Outcome
+from e2i_serving.runtime.observation import Endpoint, Observation, observation
+
+logger = logging.getLogger("e2i_serving")
+
+_worker: Any = None
+_endpoints: dict[str, Endpoint] = {}
+
+
+def start(service: Any, instance: Any) -> None:
+    """Wire this process's worker for a service that BentoML's own decorator made; called on the event loop."""
+    from e2i_serving.runtime.bento import bento_identity, endpoints_of  # noqa: PLC0415  # it imports this module
+    from e2i_serving.runtime.definition import define, definition_of  # noqa: PLC0415
+    from e2i_serving.runtime.models import model_info_of  # noqa: PLC0415
+    from e2i_serving.runtime.worker import Worker  # noqa: PLC0415
+
+    global _worker  # noqa: PLW0603  # one service a process, and no app to keep it on
+    arguments = definition_of(service.inner).arguments
+    endpoints = endpoints_of(service)
+    _endpoints.update({endpoint.name: endpoint for endpoint in endpoints.values()})
+    definition = define(service.inner, name=service.name, arguments=arguments)
+    _worker = Worker(definition, model_info_of(instance, service), endpoints, bento=bento_identity())
+    _worker.start()
+    logger.warning(
+        "%s is decorated with @bentoml.service: predictions are audited and measured, but requests that BentoML "
+        "answers by itself (404, 405, 429, 504) are not seen, and its own middlewares stay. "
+        "@e2i_serving.service sees all.",
+        service.name,
+    )
+
+
+def stop() -> None:
+    """End this process's worker, if there is one."""
+    global _worker  # noqa: PLW0603  # as above
+    if _worker is not None:
+        _worker.close()
+        _worker = None
+
+
+def begin(name: str, request: Any) -> Observation | None:
+    """Begin to observe a request to an API method; ``None`` when a layer would, or nothing does."""
+    endpoint = _endpoints.get(name)
+    if _worker is None or endpoint is None:
+        return None
+    context = _worker.extractor.extract(request.scope["headers"])
+    current = Observation(endpoint, context, request.method)
+    current.on_end = _end
+    current_context.set(context)
+    observation.set(current)
+    _worker.started()
+    return current
+
+
+def with_metrics(text: str) -> str:
+    """BentoML's metrics, with ours behind them when this process is served unlayered."""
+    return text if _worker is None else f"{text.rstrip()}\n{_worker.metrics_text()}"
+
+
+def _end(current: Observation, ending: Any) -> None:
+    current.on_end = None
+    worker = _worker
+    if worker is None:
+        return
+    outcome = None
+    if isinstance(ending, asyncio.CancelledError):
+        outcome = Outcome.CANCELLED
+    elif isinstance(ending, BaseException):
+        current.status = _status_of(ending)
+    else:
+        current.status = ending.status_code
+        outcome = Outcome.INTERRUPTED if current.endpoint.is_stream else None
+    worker.end(current, outcome)
+    worker.ended()
+    if not isinstance(ending, BaseException):
+        ending.raw_headers.extend(worker.response_headers(current))
+
+
+def _status_of(error: BaseException) -> int:
+    """The status that BentoML answers an error with."""
+    if isinstance(error, ValidationError):
+        return 400
+    if isinstance(error, BentoMLException):
+        return int(error.error_code)
+    return 500

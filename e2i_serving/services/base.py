@@ -1,0 +1,276 @@
+"""The base of all prediction services: a template whose steps are timed, and whose every request is on record."""
+
+from __future__ import annotations
+
+import inspect
+import time
+from typing import Any, ClassVar
+
+import attrs
+import bentoml
+import numpy as np
+from _bentoml_sdk.method import APIMethod
+from bentoml.models import BentoModel
+
+from e2i_serving.exceptions import ServiceDefinitionError
+from e2i_serving.record import Column, Matrix, ModelInfo, Values
+from e2i_serving.runtime import unlayered
+from e2i_serving.runtime.bento import ObservedService
+from e2i_serving.runtime.checks import add_deployment_hook
+from e2i_serving.runtime.definition import define, definition_of
+from e2i_serving.runtime.instrument import UNAUDITED, instrument
+from e2i_serving.runtime.models import ATTRIBUTE as MODEL_ATTRIBUTE
+from e2i_serving.runtime.models import ServedModel, describe_model
+from e2i_serving.runtime.observation import MAX_LABEL, observation
+from e2i_serving.runtime.plain import columns, plain
+from e2i_serving.services.errors import invalid_request
+from e2i_serving.services.loading import accepts_missing, feature_count_of, feature_names_of, load_model
+from e2i_serving.services.requests import MixedPredictionRequestBody, PredictionRequest
+from e2i_serving.services.responses import Answer, ModelInfoResponse
+
+STEPS = ("load", "features", "preprocess", "infer", "postprocess", "labels")
+"""Methods a subclass may override; plain functions, called by the template."""
+
+
+class PredictionService:
+    """Base of ``ClassificationService``, ``RegressionService`` and ``CausalService``.
+
+    A subclass names its model and overrides the steps that are particular to it. It needs no ``__init__``, and
+    none needs ``super().__init__()``. ``predict`` runs ``features``, ``preprocess``, ``infer`` and ``postprocess``
+    in that order, in a thread.
+
+    Attributes:
+        model: Tag of a model in the BentoML store, such as ``"churn:latest"``.
+        label_names: Names of the business labels that requests may carry.
+        feature_names: Names of the features in the model's order. Taken from the model when not given: from
+            ``feature_names`` in its metadata, or from what it was fitted with.
+        feature_dtype: ``float``, or ``object`` for a model that takes strings and numbers.
+        accepts_missing: Whether the model takes missing values (null, as NaN). Asked of the model when not given.
+        estimator: What ``load`` returned.
+    """
+
+    model: ClassVar[Any] = None
+    predict: ClassVar[Any]
+    task: ClassVar[str] = ""
+    label_names: ClassVar[tuple[str, ...]] = ()
+    feature_names: tuple[str, ...] = ()
+    feature_dtype: ClassVar[type] = float
+    accepts_missing: bool | None = None
+    estimator: Any = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Check how the class is written, and instrument its API methods."""
+        super().__init_subclass__(**options)
+        _refuse_mistakes(cls)
+        model = cls.__dict__.get("model")
+        if isinstance(model, str):
+            cls.model = ServedModel(model)
+        if cls.feature_dtype is object and "feature_dtype" in cls.__dict__:
+            cls.predict = attrs.evolve(cls.predict, input_spec=MixedPredictionRequestBody)
+        define(cls)
+        instrument(cls)
+        add_deployment_hook(cls)
+
+    # Steps that a subclass may override.
+
+    def load(self) -> Any:
+        """Load what predicts, once, at start-up.
+
+        Returns:
+            By default the model named by ``model``, loaded by the BentoML module that saved it; what this
+            returns becomes ``self.estimator``.
+        """
+        return load_model(self.model)
+
+    def features(self, request: PredictionRequest) -> Any:
+        """The features of each instance.
+
+        Args:
+            request: The decoded request.
+
+        Returns:
+            By default the instances as an array of shape ``(n, k)``, in the model's order of features. These
+            go on record as the inputs.
+
+        Raises:
+            pydantic.ValidationError: The instances do not fit the model; answered with 400.
+        """
+        matrix = request.matrix(self.feature_names, self.feature_dtype)
+        expected = self._feature_count
+        if expected is not None and matrix.shape[1] != expected:
+            raise invalid_request(f"Expected {expected} values, got {matrix.shape[1]} values", "instances", 0)
+        if not self.accepts_missing and matrix.dtype.kind == "f" and np.isnan(matrix).any():
+            row, column = np.argwhere(np.isnan(matrix))[0].tolist()
+            name = self.feature_names[column] if self.feature_names else column
+            raise invalid_request("The model takes no missing values", "instances", row, name)
+        return matrix
+
+    def preprocess(self, features: Any) -> Any:
+        """Turn features into what the model takes; by default by the ``preprocessor`` saved with the model, if any."""
+        return features if self._preprocessor is None else self._preprocessor.transform(features)
+
+    def infer(self, inputs: Any) -> Any:
+        """Run the model; by default its ``predict``."""
+        return self.estimator.predict(inputs)
+
+    def postprocess(self, raw: Any, request: PredictionRequest) -> tuple[dict[str, Column], dict[str, Any]]:
+        """Turn what the model gave into what goes on record and what is answered.
+
+        Args:
+            raw: What ``infer`` returned.
+            request: The decoded request.
+
+        Returns:
+            The outputs by column, one value an instance, and the fields of the answer's body.
+        """
+        raise NotImplementedError
+
+    def labels(self, request: PredictionRequest) -> dict[str, str]:
+        """The business labels of a request; by default those it carries."""
+        return request.labels
+
+    # The template.
+
+    _feature_count: int | None = None
+    _preprocessor: Any = None
+    _allowed_labels: frozenset[str] = frozenset()
+
+    def _answer(self, request: PredictionRequest) -> Answer:
+        current = observation.get()
+        clock = time.perf_counter
+        began = clock()
+        if current is not None:
+            current.items = len(request.instances)
+            current.entities = request.entities
+            self._label(request, current)
+        features = self.features(request)
+        if current is not None:
+            current.inputs = input_columns(features, len(request.instances), self.feature_names)
+        fetched = clock()
+        inputs = self.preprocess(features)
+        prepared = clock()
+        raw = self.infer(inputs)
+        inferred = clock()
+        outputs, body = self.postprocess(raw, request)
+        info = self.info
+        if current is None:
+            return Answer("", info.name, info.version, body)
+        current.outputs = outputs
+        phases = current.phases
+        phases["features"] = fetched - began
+        phases["preprocess"] = prepared - fetched
+        phases["predict"] = inferred - prepared
+        phases["postprocess"] = clock() - inferred
+        return Answer(current.context.prediction_id, info.name, info.version, body)
+
+    def _label(self, request: PredictionRequest, current: Any) -> None:
+        if request.attributes:
+            current.attributes = plain(request.attributes)
+        labels = self.labels(request)
+        if not labels:
+            return
+        allowed = self._allowed_labels
+        current.labels = {name: str(value)[:MAX_LABEL] for name, value in labels.items() if name in allowed}
+        if len(current.labels) < len(labels):
+            others = {name: str(value) for name, value in labels.items() if name not in allowed}
+            current.attributes = {**current.attributes, "undeclared_labels": others}
+
+    @property
+    def info(self) -> ModelInfo:
+        """The exact model that is served."""
+        found: ModelInfo = getattr(self, MODEL_ATTRIBUTE, None) or ModelInfo(task=self.task)
+        return found
+
+    def model_classes(self) -> tuple[str, ...]:
+        """The classes, in the order of the probability columns; empty for other tasks."""
+        return ()
+
+    @bentoml.api(output_spec=ModelInfoResponse)
+    def model_info(self) -> ModelInfoResponse:
+        """Say exactly which model is served: version, digest, features, metadata."""
+        info = self.info
+        return ModelInfoResponse(**{name: getattr(info, name) for name in ModelInfoResponse.model_fields})
+
+    setattr(model_info.func, UNAUDITED, True)
+
+    # What BentoML calls.
+
+    @bentoml.on_startup
+    def _e2i_startup(self) -> None:
+        service = getattr(self, "bento_service", None)
+        self.e2i_load()
+        if service is not None and not isinstance(service, ObservedService):
+            unlayered.start(service, self)
+
+    def e2i_load(self) -> None:
+        """Load the model and learn from it what requests need."""
+        self.estimator = self.load()
+        stored = self.model
+        metadata = dict(stored.info.metadata) if stored is not None else {}
+        names = self.feature_names or metadata.get("feature_names") or feature_names_of(self.estimator)
+        self.feature_names = tuple(str(name) for name in names)
+        if stored is not None:
+            self._preprocessor = (stored.custom_objects or {}).get("preprocessor")
+        first = self.estimator if self._preprocessor is None else self._preprocessor
+        if not self.feature_names:
+            self._feature_count = feature_count_of(first)
+        if self.accepts_missing is None:
+            self.accepts_missing = accepts_missing(first)
+        self._allowed_labels = frozenset(_declared_labels(type(self)))
+        classes = self.model_classes()
+        info = (
+            describe_model(stored, task=self.task, feature_names=self.feature_names, classes=classes)
+            if stored is not None
+            else ModelInfo(name=type(self).__name__, task=self.task, feature_names=self.feature_names, classes=classes)
+        )
+        setattr(self, MODEL_ATTRIBUTE, info)
+
+    @bentoml.on_shutdown
+    def _e2i_shutdown(self) -> None:
+        unlayered.stop()
+
+    async def __is_ready__(self) -> bool:
+        """Ready once the model is loaded."""
+        return self.estimator is not None
+
+    def __metrics__(self, text: str) -> str:
+        """BentoML's hook for metrics; used only under a plain ``@bentoml.service``."""
+        return unlayered.with_metrics(text)
+
+
+def _declared_labels(inner: type) -> tuple[str, ...]:
+    definition = definition_of(inner)
+    return (*definition.label_names, *definition.load_settings().settings.labels)
+
+
+def input_columns(features: Any, items: int, names: tuple[str, ...]) -> dict[str, Column]:
+    """Features as they go on record: an array as one matrix, a frame by column, anything else whole an item."""
+    if isinstance(features, np.ndarray) and features.dtype.kind in "biuf":
+        return {"features": Matrix.of(features)}
+    found = columns({"features": features})
+    if found is None or found[1] != items:
+        return {"features": Values([plain(features)] * items)}
+    column = found[0].get("features")
+    if isinstance(column, Values) and names:
+        return {"features": Values([dict(zip(names, row, strict=False)) for row in column.values])}
+    return found[0]
+
+
+def _refuse_mistakes(cls: type) -> None:
+    """Refuse what BentoML would accept and then serve wrongly, or not at all."""
+    apis = {name for base in cls.__mro__[1:] for name, value in vars(base).items() if isinstance(value, APIMethod)}
+    for name, value in cls.__dict__.items():
+        if name in apis and not isinstance(value, APIMethod):
+            raise ServiceDefinitionError(
+                f"{cls.__name__}.{name} replaces the API method {name!r} of its base, so that its route would vanish. "
+                "Override infer(), features() or another step instead, or decorate it with @bentoml.api."
+            )
+        if name in STEPS and not (inspect.isfunction(value) and not inspect.iscoroutinefunction(value)):
+            raise ServiceDefinitionError(
+                f"{cls.__name__}.{name} must be a plain method (def, not async def, no attribute): predict calls it."
+            )
+    model = cls.__dict__.get("model")
+    if model is not None and not isinstance(model, str | BentoModel):
+        raise ServiceDefinitionError(
+            f"{cls.__name__}.model must be a model's tag such as 'churn:latest', not {type(model).__name__}."
+        )

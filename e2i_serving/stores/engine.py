@@ -1,0 +1,145 @@
+"""Database engines: which databases, opened how, and their errors in this package's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import msgspec
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from e2i_serving.exceptions import ConfigurationError, StoreError
+from e2i_serving.stores.urls import masked_url
+
+BUSY_SECONDS: Final = 30
+"""How long SQLite waits for another process's lock."""
+
+CONNECT_SECONDS: Final = 10
+"""How long a PostgreSQL server may take to answer a new connection."""
+
+_DRIVERS: Final = {
+    "sqlite": "sqlite",
+    "sqlite+pysqlite": "sqlite",
+    "postgres": "postgresql+psycopg",
+    "postgresql": "postgresql+psycopg",
+    "postgresql+psycopg": "postgresql+psycopg",
+}
+
+
+def open_engine(url: str, *, read_only: bool = False) -> Engine:
+    """An engine for an audit store; nothing is connected yet.
+
+    Args:
+        url: An SQLAlchemy URL, of SQLite (a file) or PostgreSQL.
+        read_only: Never create or change anything.
+
+    Returns:
+        The engine. JSON columns take text and give objects.
+
+    Raises:
+        ConfigurationError: The URL is wrong, or its driver is not installed.
+    """
+    parsed = _parse(url)
+    arguments: dict[str, Any] = {
+        "json_serializer": _as_it_is,
+        "json_deserializer": msgspec.json.decode,
+        "hide_parameters": True,
+        "pool_pre_ping": True,
+    }
+    is_sqlite = parsed.drivername == "sqlite"
+    if is_sqlite:
+        arguments["connect_args"] = {"timeout": BUSY_SECONDS}
+        if read_only:
+            name = quote(str(Path(parsed.database or "").absolute()))
+            parsed = URL.create("sqlite", database=f"file:{name}", query={"mode": "ro", "uri": "true"})
+    else:
+        if "connect_timeout" not in parsed.query:
+            arguments["connect_args"] = {"connect_timeout": CONNECT_SECONDS}
+        if read_only:
+            arguments["execution_options"] = {"postgresql_readonly": True}
+    try:
+        engine = create_engine(parsed, **arguments)
+    except ImportError as error:
+        raise ConfigurationError(
+            f"{masked_url(url)} needs a driver that is not installed: pip install 'e2i-serving[postgres]'."
+        ) from error
+    if is_sqlite and not read_only:
+        event.listen(engine, "connect", _prepare_sqlite)
+    return engine
+
+
+def sqlite_url(path: Path) -> str:
+    """The URL of an SQLite file, whatever characters its path has.
+
+    Args:
+        path: The file; it need not exist.
+    """
+    return URL.create("sqlite", database=str(path.expanduser().absolute())).render_as_string()
+
+
+def file_of(url: str) -> Path | None:
+    """The SQLite file that a URL names; ``None`` for a server.
+
+    Raises:
+        ConfigurationError: The URL is wrong.
+    """
+    parsed = _parse(url)
+    return Path(parsed.database or "") if parsed.drivername == "sqlite" else None
+
+
+@contextmanager
+def store_errors(url: str, action: str) -> Iterator[None]:
+    """Turn what a database raises into ``StoreError``, without passwords or anyone's data.
+
+    Args:
+        url: The store's URL.
+        action: What was being done, such as ``"written"``.
+
+    Raises:
+        StoreError: The database refused.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, OverflowError, ValueError) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        lines = str(cause).strip().splitlines() or [type(cause).__name__]  # what follows may quote the rows
+        shown = masked_url(url)
+        raise StoreError(f"The audit store {shown} can't be {action}: {_without_password(lines[0], url)}") from None
+
+
+def _parse(url: str) -> URL:
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise ConfigurationError(
+            f"{masked_url(url)!r} is no store URL. Write sqlite:////var/lib/e2i/audit.db or "
+            "postgresql://user:password@host/database."
+        ) from None
+    driver = _DRIVERS.get(parsed.drivername)
+    if driver is None:
+        raise ConfigurationError(
+            f"{masked_url(url)}: there is no audit store on {parsed.drivername!r}. Use sqlite or postgresql."
+        )
+    if driver == "sqlite" and parsed.database in (None, "", ":memory:"):
+        raise ConfigurationError(f"{url}: an audit store in memory is nobody else's to read. Name a file.")
+    return parsed.set(drivername=driver)
+
+
+def _without_password(text: str, url: str) -> str:
+    password = _parse(url).password
+    return masked_url(text.replace(str(password), "***") if password else text)
+
+
+def _as_it_is(text: str) -> str:
+    return text
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")  # readers and the relay do not wait for each other
+    cursor.execute("PRAGMA synchronous=NORMAL")
+    cursor.close()

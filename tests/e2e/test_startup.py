@@ -1,0 +1,93 @@
+"""What is wrong is said in one line before any worker starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+SERVICES = Path(__file__).parent / "services"
+COMMAND = Path(sys.executable).with_name("e2i-serving")
+
+
+@pytest.fixture
+def start(model_home, tmp_path):
+    """Start a service that should be refused; returns what it said and its exit code."""
+
+    def run(target: str = "probe:Probe", *, folder: Path = SERVICES, command=(), **environment: str):
+        full = {
+            **os.environ,
+            "BENTOML_HOME": str(model_home),
+            "E2I_SERVING_DATA_DIR": str(tmp_path / "data"),
+            **environment,
+        }
+        full = {name: value for name, value in full.items() if value}
+        args = command or (sys.executable, "-m", "bentoml", "serve", target, "--port", "0")
+        return subprocess.run(args, cwd=folder, env=full, capture_output=True, text=True, timeout=60, check=False)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"E2I_SERVING_SEGMENT_BYTES": "7"}, "E2I_SERVING_SEGMENT_BYTES"),
+        ({"E2I_SERVING_AUDIT_REQIRED": "true"}, "Did you mean 'audit_required'?"),
+        ({"E2I_SERVING_DATA_DIR": "/proc/no/such"}, "can't be written to"),
+        ({"E2I_SERVING_CONFIG_FILE": "/no/such.yaml"}, "which is no file"),
+    ],
+)
+def test_bad_settings_are_refused(start, environment, said):
+    """A bad value, an unknown name, an unwritable directory, a missing file: exit code 1, the mend, no traceback."""
+    done = start(**environment)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_missing_model_is_refused(start, tmp_path):
+    """A tag that is not in the store is named, with what to do about it."""
+    code = """
+        import e2i_serving
+
+        @e2i_serving.service
+        class Lost(e2i_serving.ClassificationService):
+            model = "no_such_model:latest"
+    """
+    (tmp_path / "lost.py").write_text(textwrap.dedent(code))
+    done = start("lost:Lost", folder=tmp_path)
+    assert done.returncode == 1
+    assert "no_such_model:latest" in done.stdout + done.stderr
+    assert "bentoml models list" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_method_that_lost_its_decorator_is_refused(start, tmp_path):
+    """An override that would silently drop the route is an error that says what to do."""
+    code = """
+        import e2i_serving
+
+        @e2i_serving.service
+        class Dropped(e2i_serving.ClassificationService):
+            model = "probe:latest"
+
+            def predict(self, request):
+                return None
+    """
+    (tmp_path / "dropped.py").write_text(textwrap.dedent(code))
+    done = start("dropped:Dropped", folder=tmp_path)
+    assert done.returncode != 0
+    assert "decorate it with @bentoml.api" in done.stdout + done.stderr
+
+
+def test_the_doctor_runs_the_same_checks(start):
+    """``e2i-serving doctor`` says what the start would, without starting."""
+    good = start(command=(COMMAND, "doctor", "probe:Probe"))
+    assert good.returncode == 0, good.stdout + good.stderr
+    bad = start(command=(COMMAND, "doctor", "probe:Probe"), E2I_SERVING_DATA_DIR="/proc/no/such")
+    assert bad.returncode == 1
+    assert "can't be written to" in bad.stdout

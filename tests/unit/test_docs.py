@@ -1,0 +1,126 @@
+"""The documentation names everything there is, leads nowhere wrong, and its examples are Python."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from e2i_serving.cli import app
+from e2i_serving.observers.metrics import FAMILIES
+from e2i_serving.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+LINK = re.compile(r"!?\[[^\]]*\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)")
+FENCE = re.compile(r"(?ms)^(?P<mark>`{3,}|~{3,})(?P<language>[^\n`]*)\n(?P<body>.*?)^(?P=mark)[ \t]*$")
+
+# In pieces, so that this file does not contain what it looks for.
+REGISTRIES = ("pypi" + ".org", "pythonhosted" + ".org", "registry.npmjs" + ".org", "conda.anaconda" + ".org")
+HOME = re.compile(r"(?<![\w.}])/(?:home|Users|root)/(?!bentoml\b)[\w.-]+")
+
+
+def tracked() -> list[Path]:
+    """The files in git, and those that would be added."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return sorted(path for name in set(listed.stdout.split("\0")) if name and (path := ROOT / name).is_file())
+
+
+FILES = tracked()
+PAGES = [path for path in FILES if path.suffix == ".md"]
+SOURCES = {str(path.relative_to(ROOT)): path for path in PAGES}
+
+
+def commands(command: Any, path: str) -> Iterator[str]:
+    """Each command that can be run, as it is typed."""
+    inner = getattr(command, "commands", None)  # of a group; its class is typer's own or click's, by version
+    if inner is None:
+        yield path
+    else:
+        for name, each in inner.items():
+            if not each.hidden:
+                yield from commands(each, f"{path} {name}")
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#{1,6}\s+(.+?)\s*#*$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_setting_is_documented(name: str) -> None:
+    """Each setting's variable is in the table of settings."""
+    assert f"`E2I_SERVING_{name.upper()}`" in (DOCS / "settings.md").read_text(encoding="utf-8")
+
+
+def test_settings_page_is_current() -> None:
+    """The table of settings is what the command prints."""
+    printed = CliRunner().invoke(app, ["settings", "--format", "markdown"])
+    assert printed.exit_code == 0, printed.output
+    page = (DOCS / "settings.md").read_text(encoding="utf-8")
+    assert printed.stdout.strip() in page, "docs/settings.md is out of date. Run `make docs`."
+
+
+@pytest.mark.parametrize("command", list(commands(typer.main.get_command(app), "e2i-serving")))
+def test_command_is_documented(command: str) -> None:
+    """Each command is on the page of commands."""
+    assert f"`{command}" in (DOCS / "commands.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", [family.name for family in FAMILIES])
+def test_metric_is_documented(name: str) -> None:
+    """Each metric is on the page of metrics."""
+    assert f"`{name}`" in (DOCS / "metrics.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_links_resolve(source: str) -> None:
+    """Each link to a file of the repository, and to a heading in it, leads there."""
+    page = SOURCES[source]
+    for target in LINK.findall(FENCE.sub("", page.read_text(encoding="utf-8"))):
+        if re.match(r"[a-z][a-z0-9+.-]*:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{source} links to {target}, which isn't there"
+        if anchor and path.suffix == ".md":
+            assert anchor in anchors(path), f"{source} links to {target}, which has no such heading"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_python_examples_compile(source: str) -> None:
+    """Each Python block of a page is Python."""
+    text = SOURCES[source].read_text(encoding="utf-8")
+    for block in FENCE.finditer(text):
+        if block["language"].strip() in {"python", "py"}:
+            line = text.count("\n", 0, block.start())
+            compile("\n" * (line + 1) + block["body"], source, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+def test_files_speak_of_no_machine() -> None:
+    """No file names a package registry or a folder of somebody's machine."""
+    found = []
+    for path in FILES:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        for number, line in enumerate(text.splitlines(), start=1):
+            if any(registry in line for registry in REGISTRIES) or HOME.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
+    assert found == []

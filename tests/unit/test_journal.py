@@ -1,0 +1,661 @@
+"""The journal: what was appended is there, whatever becomes of the process that appended it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from e2i_serving.exceptions import FrameError, JournalError
+from e2i_serving.journal import FrameKind, JournalReader, JournalWriter, LifeFolder, Position, list_lives, new_life_id
+from e2i_serving.journal.frame import SEGMENT_HEAD, Frame, encode_into, parse
+from e2i_serving.journal.writer import TOO_LARGE
+from e2i_serving.record import Life, Outcome, PredictionRecord, StreamEnd, Values
+
+MIB = 1024 * 1024
+
+
+def life(name: str = "life-1") -> Life:
+    """A worker's life."""
+    return Life(name, "credit", 1, os.getpid())
+
+
+def record(number: int, size: int = 0) -> PredictionRecord:
+    """A record with a payload of about so many bytes."""
+    inputs = {"text": Values(["x" * size])} if size else {}
+    return PredictionRecord(f"p{number}", number, 0.1, Outcome.OK, 200, request_id=f"r{number}", items=1, inputs=inputs)
+
+
+def open_writer(journal: Path, name: str = "life-1", **options: Any) -> JournalWriter:
+    """A writer with small segments."""
+    return JournalWriter(journal, life(name), **{"segment_bytes": 64 * 1024, "record_bytes": 4 * MIB} | options)
+
+
+def only_folder(journal: Path) -> LifeFolder:
+    """The folder of the only life."""
+    (folder,) = list_lives(journal)
+    return folder
+
+
+def read_all(folder: LifeFolder, position: Position | None = None, limit: int = 1000) -> tuple[list[Frame], JournalReader]:
+    """All frames of an ended life, and the reader behind them."""
+    reader = JournalReader(folder, position)
+    frames: list[Frame] = []
+    while more := reader.read(limit, ended=True):
+        frames += more
+    return frames, reader
+
+
+def ids(frames: list[Frame]) -> list[str]:
+    """Prediction ids, in order."""
+    return [frame.decode().prediction_id for frame in frames]  # type: ignore[union-attr]
+
+
+APPENDING = """
+import os, sys
+from pathlib import Path
+from e2i_serving.journal import JournalWriter
+from e2i_serving.record import Life, Outcome, PredictionRecord
+
+writer = JournalWriter(Path(sys.argv[1]), Life("life-1", "credit", 1, os.getpid()), segment_bytes=65536, record_bytes=65536)
+for number in range(int(sys.argv[2])):
+    writer.append(PredictionRecord(f"p{number}", number, 0.1, Outcome.OK, 200, request_id="x" * 500))
+print("appended", flush=True)
+if sys.argv[3] == "exit":
+    os._exit(3)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("how", ["kill", "exit"])
+def test_what_was_appended_survives_the_process(tmp_path, how):
+    """Neither SIGKILL nor a hard exit loses a frame, in any segment, and the life is seen to be over."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", APPENDING, str(tmp_path), "300", how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "appended\n"
+        folder = only_folder(tmp_path)
+        if how == "kill":
+            assert folder.alive()
+            process.kill()
+        process.communicate()
+    assert not folder.alive()
+    assert len(folder.segments()) > 1
+    frames, reader = read_all(folder)
+    assert ids(frames) == [f"p{number}" for number in range(300)]
+    assert reader.torn == 0
+    assert reader.position.ordinal == 300
+
+
+def test_what_was_appended_survives_a_forked_child(tmp_path):
+    """A forked child that appends and dies leaves its frames to its parent."""
+    child = multiprocessing.get_context("fork").Process(target=_append_and_die, args=(tmp_path,))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    frames, _ = read_all(only_folder(tmp_path))
+    assert ids(frames) == ["p0", "p1", "p2"]
+
+
+def _append_and_die(journal: Path) -> None:
+    writer = open_writer(journal)
+    for number in range(3):
+        writer.append(record(number))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_frames_are_numbered_from_one(tmp_path):
+    """Sequence counts frames, ordinal counts predictions; the end of a stream has the first and not the second."""
+    with closing(open_writer(tmp_path)) as writer:
+        writer.append(record(1))
+        writer.append(StreamEnd("p1", 0.2, Outcome.OK))
+        writer.append(record(2))
+        assert writer.records == 2
+        frames, reader = read_all(only_folder(tmp_path))
+    assert [(frame.kind, frame.sequence, frame.ordinal) for frame in frames] == [
+        (FrameKind.RECORD, 1, 1),
+        (FrameKind.STREAM_END, 2, 1),
+        (FrameKind.RECORD, 3, 2),
+    ]
+    assert reader.life == life()
+
+
+def test_a_reader_follows_a_writer_across_segments(tmp_path):
+    """A reader that reads between appends gets each frame once and in order, while segments come and go."""
+    found: list[str] = []
+    with closing(open_writer(tmp_path)) as writer:
+        reader = JournalReader(only_folder(tmp_path))
+        for number in range(200):
+            writer.append(record(number, 2000))
+            if number % 3 == 0:
+                found += ids(reader.read(5, ended=False))
+            for done in reader.folder.segments():
+                if done < reader.position.segment:
+                    reader.folder.segment(done).unlink()
+        assert len(found) > 100
+        assert writer.records == 200
+        while more := reader.read(7, ended=False):
+            found += ids(more)
+    assert found == [f"p{number}" for number in range(200)]
+    assert reader.position.segment > 5
+    assert reader.torn == 0
+
+
+def test_a_reader_in_another_thread_gets_everything(tmp_path):
+    """Reading at the very moment of writing never yields half a frame or skips one."""
+    writer = open_writer(tmp_path)
+    thread = threading.Thread(target=lambda: [writer.append(record(number, number % 1500)) for number in range(3000)])
+    reader = JournalReader(only_folder(tmp_path))
+    found: list[str] = []
+    thread.start()
+    while thread.is_alive():
+        found += ids(reader.read(50, ended=False))
+    thread.join()
+    writer.close()
+    while more := reader.read(1000, ended=True):
+        found += ids(more)
+    assert found == [f"p{number}" for number in range(3000)]
+    assert reader.torn == 0
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 1000])
+def test_a_reader_restarted_anywhere_returns_exactly_the_rest(tmp_path, limit):
+    """Every position that a reader ever stood at is one to begin from."""
+    with closing(open_writer(tmp_path)) as writer:
+        for number in range(60):
+            writer.append(record(number, 4000) if number % 2 else StreamEnd(f"p{number}", 0.1, Outcome.OK))
+    folder = only_folder(tmp_path)
+    everything, end = read_all(folder)
+    assert len(everything) == 60
+    reader = JournalReader(folder)
+    done = 0
+    while True:
+        rest, last = read_all(folder, reader.position)
+        assert [frame.sequence for frame in rest] == list(range(done + 1, 61))
+        assert last.position == end.position
+        more = reader.read(limit, ended=True)
+        if not more:
+            break
+        done += len(more)
+        assert reader.position.ordinal == sum(frame.kind is FrameKind.RECORD for frame in everything[:done])
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data())
+def test_positions_are_exact_for_any_sizes_and_batches(tmp_path_factory, data):
+    """Frames of any sizes, read in batches of any sizes, come once each and in order."""
+    sizes = data.draw(st.lists(st.integers(0, 40_000), min_size=1, max_size=25))
+    folder = tmp_path_factory.mktemp("journal")
+    with closing(open_writer(folder)) as writer:
+        for number, size in enumerate(sizes):
+            writer.append(record(number, size))
+    found: list[str] = []
+    position = None
+    while True:
+        reader = JournalReader(only_folder(folder), position)
+        more = reader.read(data.draw(st.integers(1, 5)), ended=True)
+        position = reader.position
+        if not more:
+            break
+        found += ids(more)
+    assert found == [f"p{number}" for number in range(len(sizes))]
+
+
+@pytest.fixture
+def two_frames(tmp_path) -> tuple[Path, int, bytes]:
+    """A segment with two frames in it, where the last one begins, and the segment's bytes."""
+    with closing(open_writer(tmp_path / "whole")) as writer:
+        writer.append(record(1))
+        begins = writer._offset
+        writer.append(record(2, 300))
+    folder = only_folder(tmp_path / "whole")
+    return folder.path, begins, folder.segment(1).read_bytes()
+
+
+def torn(tmp_path: Path, content: bytes) -> LifeFolder:
+    """A dead life whose only segment has this content."""
+    folder = LifeFolder(tmp_path / "torn")
+    folder.path.mkdir(exist_ok=True)
+    folder.segment(1).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize("filled", [True, False], ids=["zeros follow", "file ends"])
+def test_a_tail_torn_at_any_byte_takes_only_its_frame(tmp_path, two_frames, filled):
+    """Cut anywhere, the last frame is left out and counted as torn, and the one before it is whole."""
+    _, begins, content = two_frames
+    for cut in range(begins, len(content)):
+        left = content[:cut] + (bytes(4096) if filled else b"")
+        frames, reader = read_all(torn(tmp_path, left))
+        assert ids(frames) == ["p1"], cut
+        assert reader.position.ordinal == 1
+        assert reader.torn == any(left[begins : begins + 4]), cut
+
+
+def test_a_flip_of_any_byte_takes_only_its_frame(tmp_path, two_frames):
+    """Altered anywhere, the last frame is left out and counted as torn."""
+    _, begins, content = two_frames
+    for at in range(begins, len(content)):
+        changed = bytearray(content)
+        changed[at] ^= 0xFF
+        frames, reader = read_all(torn(tmp_path, bytes(changed)))
+        assert ids(frames) == ["p1"], at
+        assert reader.torn == 1, at
+
+
+def test_a_torn_tail_waits_while_its_writer_lives(tmp_path, two_frames):
+    """What is half written now may be whole in a moment, so it is not given up."""
+    _, begins, content = two_frames
+    folder = torn(tmp_path, content[: begins + 40])
+    reader = JournalReader(folder)
+    assert ids(reader.read(10, ended=False)) == ["p1"]
+    assert reader.read(10, ended=False) == []
+    assert reader.torn == 0
+    folder.segment(1).write_bytes(content)
+    assert ids(reader.read(10, ended=False)) == ["p2"]
+
+
+def test_a_torn_tail_before_another_segment_is_passed(tmp_path):
+    """A later segment shows that an earlier one is finished, torn or not, and the gap shows in the ordinal."""
+    with closing(open_writer(tmp_path)) as writer:
+        for number in range(40):
+            writer.append(record(number, 4000))
+    folder = only_folder(tmp_path)
+    in_first, _ = read_all(folder, Position())
+    first = folder.segment(1).read_bytes()
+    folder.segment(1).write_bytes(first[:-10])
+    frames, reader = read_all(folder)
+    assert len(frames) == len(in_first) - 1
+    assert reader.torn == 1
+    assert reader.position.ordinal == 40
+
+
+def test_a_large_record_keeps_its_ids_and_no_payload(tmp_path):
+    """Above the bound, payload goes and says so, ids, outcome and sizes stay, and the order goes on."""
+    body = PredictionRecord(
+        "p1",
+        5,
+        0.1,
+        Outcome.OK,
+        200,
+        request_id="r1",
+        labels={"brand": "north"},
+        items=1,
+        inputs={"text": Values(["x" * 9000])},
+        attributes={"note": "y" * 9000},
+        request_bytes=9100,
+        redactions=("ssn",),
+    )
+    with closing(open_writer(tmp_path, record_bytes=4096)) as writer:
+        writer.append(body)
+        writer.append(record(2))
+    frames, _ = read_all(only_folder(tmp_path))
+    kept = frames[0].decode()
+    assert isinstance(kept, PredictionRecord)
+    assert (kept.prediction_id, kept.request_id, kept.outcome, kept.status) == ("p1", "r1", Outcome.OK, 200)
+    assert (kept.labels, kept.items, kept.request_bytes) == ({"brand": "north"}, 1, 9100)
+    assert (kept.inputs, kept.attributes) == ({}, {})
+    assert kept.redactions == ("ssn", TOO_LARGE)
+    assert ids(frames) == ["p1", "p2"]
+
+
+def test_a_frame_larger_than_a_segment_gets_one_of_its_own_size(tmp_path):
+    """Record and segment have bounds of their own; both kinds of record are read back."""
+    with closing(open_writer(tmp_path)) as writer:
+        writer.append(record(1))
+        writer.append(record(2, 3 * MIB))
+        writer.append(record(3))
+    frames, reader = read_all(only_folder(tmp_path))
+    assert ids(frames) == ["p1", "p2", "p3"]
+    assert len(frames[1].payload) > 3 * MIB
+    assert reader.torn == 0
+
+
+def test_segments_are_preallocated_and_cut_when_done(tmp_path):
+    """A segment has its full size while it is written to, and its data's once it is not."""
+    writer = open_writer(tmp_path)
+    folder = only_folder(tmp_path)
+    assert folder.segment(1).stat().st_size == 64 * 1024
+    while folder.segments() == [1]:
+        writer.append(record(1, 2000))
+    data = folder.segment(1).read_bytes()
+    assert len(data) < 64 * 1024
+    assert data[-1] != 0
+    assert folder.segment(2).stat().st_size == 64 * 1024
+    size = writer._offset
+    writer.close()
+    assert folder.segment(2).stat().st_size == size
+    writer.close()
+
+
+def test_the_next_segment_can_be_made_ahead(tmp_path):
+    """A spare one is taken when it is needed, and goes when it is not."""
+    writer = open_writer(tmp_path)
+    folder = only_folder(tmp_path)
+    writer.prepare()
+    assert not (folder.path / "next").exists()
+    while writer._offset < 40_000:
+        writer.append(record(1, 2000))
+    writer.prepare()
+    writer.prepare()
+    spare = (folder.path / "next").stat()
+    assert spare.st_size == 64 * 1024
+    while folder.segments() == [1]:
+        writer.append(record(1, 2000))
+    assert folder.segment(2).stat().st_ino == spare.st_ino
+    while writer._offset < 40_000:
+        writer.append(record(1, 2000))
+    writer.prepare()
+    writer.append(record(2, 100_000))
+    assert folder.segment(3).stat().st_ino != spare.st_ino
+    while writer._offset * 2 <= writer._size:
+        writer.append(record(1, 2000))
+    writer.prepare()
+    writer.close()
+    assert not (folder.path / "next").exists()
+    writer.prepare()
+    assert not (folder.path / "next").exists()
+
+
+def test_a_body_that_can_not_be_encoded_takes_no_number(tmp_path):
+    """A record that can't be written leaves no gap."""
+    with closing(open_writer(tmp_path)) as writer:
+        writer.append(record(1))
+        with pytest.raises(TypeError):
+            writer.append(PredictionRecord("bad", 1, 0.1, Outcome.OK, 200, attributes={"x": object()}))
+        writer.append(record(2))
+        assert writer.records == 2
+    frames, _ = read_all(only_folder(tmp_path))
+    assert [(frame.sequence, frame.ordinal) for frame in frames] == [(1, 1), (2, 2)]
+
+
+def test_a_disk_that_is_full_takes_no_number(tmp_path):
+    """A write that fails raises, and the next frame takes its place."""
+    with closing(open_writer(tmp_path)) as writer:
+        writer.append(record(1))
+        whole = os.dup(writer._fd)
+        full = os.open("/dev/full", os.O_RDWR)
+        os.dup2(full, writer._fd)
+        with pytest.raises(OSError, match="No space left") as raised:
+            writer.append(record(2))
+        assert raised.value.errno == errno.ENOSPC
+        os.dup2(whole, writer._fd)
+        os.close(full)
+        os.close(whole)
+        writer.append(record(3))
+        assert writer.records == 2
+    frames, _ = read_all(only_folder(tmp_path))
+    assert [(frame.sequence, *ids([frame])) for frame in frames] == [(1, "p1"), (2, "p3")]
+
+
+def test_half_a_frame_is_wiped(tmp_path):
+    """What a disk took of a frame before it was full is not left for the reader to stumble over."""
+    import resource
+
+    with closing(open_writer(tmp_path)) as writer:
+        writer.append(record(1))
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        # A file may not grow or be written beyond this: the kernel takes the first bytes of the frame only.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (writer._offset + 20, hard))
+        try:
+            with pytest.raises(OSError, match="only part of the frame"):
+                writer.append(record(2))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            signal.signal(signal.SIGXFSZ, ignored)
+        frames, reader = read_all(only_folder(tmp_path))
+        assert ids(frames) == ["p1"]
+        assert reader.torn == 0
+
+
+def test_a_segment_that_can_not_be_made_raises_and_leaks_nothing(tmp_path):
+    """Without a next segment appends fail one by one, and go on once there can be one."""
+    with closing(open_writer(tmp_path)) as writer:
+        folder = only_folder(tmp_path)
+        blocked = folder.path / "next"
+        blocked.mkdir()
+        before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+        refused = 0
+        for number in range(80):
+            try:
+                writer.append(record(number, 2000))
+            except OSError:
+                refused += 1
+        assert refused > 10
+        assert before == (len(os.listdir("/proc/self/fd")) if before else 0)
+        blocked.rmdir()
+        writer.append(record(100, 2000))
+    frames, reader = read_all(folder)
+    assert len(frames) == 80 - refused + 1
+    assert reader.position.ordinal == len(frames)
+
+
+def test_a_journal_that_can_not_be_made_says_where(tmp_path):
+    """A file in the journal's place is an error that names it and what to do."""
+    (tmp_path / "journal").write_text("")
+    with pytest.raises(JournalError, match="No journal can be made in .*journal.* set data_dir"):
+        open_writer(tmp_path / "journal")
+
+
+def test_a_life_is_made_once(tmp_path):
+    """Two writers of one life are refused, and lives stand in the order of their making."""
+    names = [new_life_id() for _ in range(3)]
+    writers = [open_writer(tmp_path, name) for name in names]
+    assert [folder.life for folder in list_lives(tmp_path)] == names
+    with pytest.raises(JournalError):
+        open_writer(tmp_path, names[0])
+    for writer in writers:
+        writer.close()
+
+
+def test_a_lock_tells_the_living_from_the_dead(tmp_path):
+    """Alive while the writer is open, here as from another process; inherited after."""
+    writer = open_writer(tmp_path)
+    folder = only_folder(tmp_path)
+    ask = (
+        "import sys; from pathlib import Path; from e2i_serving.journal import LifeFolder; "
+        "print(LifeFolder(Path(sys.argv[1])).alive())"
+    )
+
+    def asked() -> str:
+        done = subprocess.run([sys.executable, "-c", ask, str(folder.path)], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    assert folder.alive()
+    assert asked() == "True"
+    with folder.inherit() as inherited:
+        assert not inherited
+    writer.close()
+    assert not folder.alive()
+    assert asked() == "False"
+    with folder.inherit() as inherited:
+        assert inherited
+        lock = os.open(folder.path / "lock", os.O_RDWR)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(lock)
+
+
+def test_a_folder_without_a_lock_is_dead(tmp_path):
+    """A life whose folder is half removed is no longer alive."""
+    (tmp_path / "life-1").mkdir()
+    folder = only_folder(tmp_path)
+    assert not folder.alive()
+    assert folder.segments() == []
+    assert read_all(folder)[0] == []
+    folder.remove()
+    folder.remove()
+    assert list_lives(tmp_path) == []
+    assert read_all(folder)[0] == []
+
+
+def test_only_folders_are_lives(tmp_path):
+    """A journal that is not there has no lives, and a stray file in one is not taken for a life."""
+    assert list_lives(tmp_path / "none") == []
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / ".life-0").mkdir()
+    assert list_lives(tmp_path) == []
+
+
+def test_a_foreign_segment_is_an_error(tmp_path):
+    """A segment of another format, or one that does not say whose it is, is named."""
+    folder = torn(tmp_path, b"something else entirely" * 10)
+    with pytest.raises(FrameError, match="no journal segment of this format"):
+        JournalReader(folder).read(10, ended=True)
+    head = JournalWriter(tmp_path / "other", life(), segment_bytes=4096, record_bytes=4096)
+    head.close()
+    whole = only_folder(tmp_path / "other").segment(1).read_bytes()[: SEGMENT_HEAD.size]
+    frame = bytearray()
+    encode_into(frame, record(1), FrameKind.RECORD, 1, 1)
+    with pytest.raises(FrameError, match="does not begin with the life"):
+        JournalReader(torn(tmp_path, whole + frame)).read(10, ended=True)
+
+
+class FlakyFolder(LifeFolder):
+    """A folder that can't be listed, the given number of times from now."""
+
+    failing: int | None = None
+
+    def segments(self) -> list[int]:
+        if self.failing is not None:
+            self.failing -= 1
+            if self.failing < 0:
+                self.failing = None
+                raise OSError(errno.EMFILE, "Too many open files")
+        return super().segments()
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_read_that_fails_half_way_loses_nothing(tmp_path, after):
+    """A reader whose disk stumbles is where it was before, and reads the same frames the next time."""
+    with closing(open_writer(tmp_path)) as writer:
+        for number in range(40):
+            writer.append(record(number, 4000))
+    folder = FlakyFolder(only_folder(tmp_path).path)
+    reader = JournalReader(folder)
+    folder.failing = after
+    with pytest.raises(OSError, match="Too many open files"):
+        reader.read(1000, ended=True)
+    assert reader.position == Position()
+    assert len(reader.read(1000, ended=True)) == 40
+
+
+def test_an_idle_reader_reads_little(tmp_path, monkeypatch):
+    """Asking a preallocated segment for news does not read all of its emptiness."""
+    with closing(open_writer(tmp_path, segment_bytes=8 * MIB)) as writer:
+        writer.append(record(1))
+        reader = JournalReader(only_folder(tmp_path))
+        assert len(reader.read(10, ended=False)) == 1
+        sizes: list[int] = []
+        pread = os.pread
+
+        def counted(fd: int, size: int, offset: int) -> bytes:
+            sizes.append(size)
+            return pread(fd, size, offset)
+
+        monkeypatch.setattr(os, "pread", counted)
+        assert reader.read(10, ended=False) == []
+        assert sum(sizes) <= MIB
+
+
+async def test_power_loss_durability_waits_for_the_disk(tmp_path, monkeypatch):
+    """Everything appended before is synced before a waiter goes on, many waiters share a sync, across segments too."""
+    writer = open_writer(tmp_path, power_loss=True)
+    synced: list[int] = []
+    fdatasync = os.fdatasync
+
+    def counted(fd: int) -> None:
+        fdatasync(fd)
+        synced.append(fd)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
+
+    async def one(number: int) -> None:
+        writer.append(record(number, 3000))
+        await writer.sync()
+
+    await asyncio.gather(*(one(number) for number in range(60)))
+    assert 1 <= len(synced) < 60
+    writer.close()
+    assert ids(read_all(only_folder(tmp_path))[0]) == [f"p{number}" for number in range(60)]
+
+
+async def test_without_power_loss_durability_nothing_waits(tmp_path, monkeypatch):
+    """By default no request waits for the disk."""
+    monkeypatch.setattr(os, "fdatasync", lambda fd: pytest.fail("synced"))
+    with closing(open_writer(tmp_path)) as writer:
+        writer.append(record(1))
+        await writer.sync()
+
+
+async def test_a_sync_that_fails_is_told_to_all_who_wait(tmp_path, monkeypatch):
+    """Whatever step fails, each waiter gets the error, none waits for ever, and the next sync works."""
+    with closing(open_writer(tmp_path, power_loss=True)) as writer:
+        for broken in ("fdatasync", "dup"):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, broken, _raise_io_error)
+                waiting = [asyncio.create_task(writer.sync()) for _ in range(3)]
+                done, late = await asyncio.wait(waiting, timeout=30)
+                assert late == set(), broken
+                assert all(isinstance(task.exception(), OSError) for task in done)
+            await writer.sync()
+
+
+def _raise_io_error(_fd: int) -> Any:
+    raise OSError(errno.EIO, "Input/output error")
+
+
+def test_a_segment_that_can_not_be_sealed_loses_nothing(tmp_path, monkeypatch):
+    """A failure to finish the old segment leaves later frames in the new one, where the reader looks."""
+    with closing(open_writer(tmp_path)) as writer:
+        folder = only_folder(tmp_path)
+        reader = JournalReader(folder)
+        written = 0
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "ftruncate", lambda fd, size: _raise_io_error(fd))
+            while folder.segments() == [1]:
+                try:
+                    writer.append(record(written, 3000))
+                    written += 1
+                except OSError:
+                    break
+        found = reader.read(1000, ended=False)
+        writer.append(record(written))
+        found += reader.read(1000, ended=False)
+        assert ids(found) == [f"p{number}" for number in range(written + 1)]
+
+
+def test_the_first_frame_of_each_segment_says_whose_it_is(tmp_path):
+    """Any segment alone tells the life, and how many predictions came before it."""
+    with closing(open_writer(tmp_path)) as writer:
+        for number in range(40):
+            writer.append(record(number, 4000))
+    folder = only_folder(tmp_path)
+    before = []
+    for number in folder.segments():
+        parsed = parse(folder.segment(number).read_bytes(), SEGMENT_HEAD.size)
+        assert parsed is not None
+        assert parsed[0].decode() == life()
+        assert parsed[0].sequence == 0
+        before.append(parsed[0].ordinal)
+    assert before[0] == 0
+    assert before == sorted(set(before))

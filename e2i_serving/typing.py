@@ -18,8 +18,9 @@ class Propagator(Protocol):
     Called on the event loop for each request: must not block, must not raise whatever a header says.
     """
 
-    fields: tuple[bytes, ...]
-    """The lower-case header names it reads."""
+    @property
+    def fields(self) -> tuple[bytes, ...]:
+        """The lower-case header names it reads."""
 
     def extract(self, headers: Mapping[bytes, bytes], into: dict[str, Any]) -> None:
         """Put what the headers say into ``into``, keyed by ``RequestContext``'s field names.

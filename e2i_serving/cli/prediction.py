@@ -70,7 +70,6 @@ def full(row: Row) -> Iterator[RenderableType]:
     yield from _section("Labels", row["labels"])
     yield from _section("Attributes", row["attributes"])
     yield from _section("Record", _chosen(row, _RECORD))
-    yield from _section("Payload", _chosen(row, ("request_payload", "response_payload")))
     for item in row[ITEM_ROWS]:
         yield from _item(item)
 

@@ -1,8 +1,8 @@
-"""The frame: the unit of the journal, the same for good.
+r"""The frame: the unit of the journal, the same for good.
 
 A segment is a 32-byte head, then frames back to back, then zeros to its preallocated size::
 
-    segment head   magic "E2IJRNL\\x01" | number u32 | reserved u32 | created_ns u64 | reserved u64
+    segment head   magic "E2IJRNL\x01" | number u32 | reserved u32 | created_ns u64 | reserved u64
     frame          length u32 | crc u32 | schema u8 | kind u8 | flags u16 | reserved u32
                    | sequence u64 | ordinal u64 | payload (length bytes)
 

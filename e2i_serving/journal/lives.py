@@ -45,12 +45,16 @@ class LifeFolder:
             JournalError: The folder can't be made.
         """
         hidden = journal / f".{life}"
+        lock = -1
         try:
             hidden.mkdir(parents=True)
             lock = os.open(hidden / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             hidden.rename(journal / life)
         except OSError as error:
+            if lock >= 0:
+                os.close(lock)
+            shutil.rmtree(hidden, ignore_errors=True)
             raise JournalError(
                 f"No journal can be made in {journal}: {error.strerror}. Make it writable, or set data_dir to another."
             ) from error
@@ -95,9 +99,7 @@ class LifeFolder:
 def list_lives(journal: Path) -> list[LifeFolder]:
     """The lives of a journal, the oldest first."""
     try:
-        names = sorted(
-            entry.name for entry in os.scandir(journal) if entry.is_dir() and not entry.name.startswith(".")
-        )
+        names = sorted(entry.name for entry in os.scandir(journal) if entry.is_dir() and not entry.name.startswith("."))
     except FileNotFoundError:
         return []
     return [LifeFolder(journal / name) for name in names]

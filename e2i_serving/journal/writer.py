@@ -66,6 +66,8 @@ class JournalWriter:
         try:
             self._rotate(0)
         except OSError as error:
+            os.close(self._lock)
+            self._folder.remove()
             raise JournalError(f"No segment can be made in {journal}: {error.strerror}.") from error
 
     def append(self, body: PredictionRecord | StreamEnd) -> None:
@@ -105,9 +107,10 @@ class JournalWriter:
 
     def prepare(self) -> None:
         """Make the next segment ahead of need. May be called from another thread; blocks on the disk."""
-        if self._spare is None and self._offset * 2 > self._size:
+        if self._spare is None:
             with self._spare_lock:
-                if self._spare is None and self._fd >= 0:
+                closed = self._fd < 0
+                if not closed and self._offset * 2 > self._size:
                     self._spare = _preallocated(self._spare_path, self._segment_bytes)
 
     def close(self) -> None:
@@ -231,8 +234,6 @@ def without_payload(record: PredictionRecord) -> PredictionRecord:
         inputs={},
         outputs={},
         attributes={},
-        request_payload=None,
-        response_payload=None,
         redactions=(*record.redactions, TOO_LARGE),
     )
 

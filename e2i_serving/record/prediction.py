@@ -65,8 +65,6 @@ class PredictionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         inputs: By name, one value an item.
         outputs: By name, one value an item. The names that stores give a column of their own are
             listed in ``e2i_serving.record.rows``.
-        request_payload: The whole request, for an endpoint whose items are not known.
-        response_payload: The whole response, likewise.
         request_bytes: Size of the request's body; -1 when not known.
         response_bytes: Size of the response's body; -1 when not known.
         sampling_fraction: The fraction of such requests that are kept; 1.0 when all are.
@@ -102,8 +100,6 @@ class PredictionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     entities: dict[str, Column] = {}
     inputs: dict[str, Column] = {}
     outputs: dict[str, Column] = {}
-    request_payload: Any = None
-    response_payload: Any = None
     request_bytes: int = -1
     response_bytes: int = -1
     sampling_fraction: float = 1.0

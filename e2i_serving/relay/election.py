@@ -6,6 +6,7 @@ import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 LOCK_NAME = "relay.lock"
 
@@ -55,7 +56,7 @@ class RelayLock:
             os.close(fd)
         return None
 
-    def __enter__(self) -> RelayLock:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -109,8 +109,6 @@ def _explode_record(batch: RowBatch, entry: Entry, record: PredictionRecord, of_
             "labels": _json(record.labels) if record.labels else None,
             "attributes": _json(record.attributes) if record.attributes else None,
             "items": record.items,
-            "request_payload": None if record.request_payload is None else _json(record.request_payload),
-            "response_payload": None if record.response_payload is None else _json(record.response_payload),
             "request_bytes": _size(record.request_bytes),
             "response_bytes": _size(record.response_bytes),
             "sampling_fraction": record.sampling_fraction,

@@ -69,17 +69,12 @@ class Ledger:
 
     def __init__(self, data_dir: Path, *, read_only: bool = False) -> None:
         path = data_dir / LEDGER_NAME
-        if read_only and not path.exists():
-            self._connection = sqlite3.connect(":memory:", isolation_level=None)
-            self._connection.executescript(_SCHEMA)
-        elif read_only:
-            self._connection = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=5)
-        else:
-            self._connection = sqlite3.connect(path, isolation_level=None, timeout=5)
+        self._connection = _open_to_read(path) if read_only else sqlite3.connect(path, isolation_level=None, timeout=5)
+        if not read_only:
             self._connection.execute("PRAGMA journal_mode=WAL")
             # Segments are deleted on the ledger's word, so its word must be on the disk.
             self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(_SCHEMA)
+            self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
 
     def position(self, destination: str, life: str) -> Position:
         """How far a destination has come with a life; the beginning when it has not begun."""
@@ -102,9 +97,9 @@ class Ledger:
             self._know(connection, life, position.ordinal)
             connection.execute(
                 "INSERT INTO cursors (destination, life, segment, offset, sequence, ordinal, stored) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (destination, life) DO UPDATE SET segment = excluded.segment, "
-                "offset = excluded.offset, sequence = excluded.sequence, ordinal = excluded.ordinal, "
-                "stored = stored + excluded.stored",
+                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (destination, life) DO UPDATE SET "
+                "segment = excluded.segment, offset = excluded.offset, sequence = excluded.sequence, "
+                "ordinal = excluded.ordinal, stored = stored + excluded.stored",
                 (destination, life.life, *position, stored),
             )
             connection.executemany(
@@ -164,3 +159,16 @@ class Ledger:
             "ON CONFLICT (life) DO UPDATE SET records = max(records, excluded.records)",
             (life.life, life.service, life.started_ns, records),
         )
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """A ledger for reading; one that is not there, or is being made right now, reads as empty."""
+    if path.exists():
+        where = f"{path.absolute().as_uri()}?mode=ro"
+        connection = sqlite3.connect(where, uri=True, isolation_level=None, timeout=5)
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'cursors'").fetchone():
+            return connection
+        connection.close()
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    connection.executescript(_SCHEMA)
+    return connection

@@ -52,7 +52,7 @@ class Relay:
         self._alive = 0
 
     def stop(self, within_seconds: float) -> None:
-        """Ask the loop to end when all is delivered, at the latest after a time. May be called from a signal handler."""
+        """Ask the loop to end when all is delivered, at the latest after a time. A signal handler may call it."""
         self._deadline = min(self._deadline, time.monotonic() + within_seconds)
         self._stopping.set()
 

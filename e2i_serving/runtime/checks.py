@@ -23,7 +23,9 @@ from e2i_serving.settings import ResolvedSettings
 
 HOOK = "__e2i_serving_check__"
 
-NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "lustre", "glusterfs"})
+NETWORK_FILE_SYSTEMS = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "lustre", "glusterfs"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ def examine(target: str, working_dir: Path) -> list[tuple[str, list[Problem]]] |
         As ``run_checks``; or one line that says why it can't be imported.
     """
     try:
-        loaded = bentoml.load(target, working_dir=str(working_dir))
+        loaded: Any = bentoml.load(target, working_dir=str(working_dir))
     except (E2IServingError, BentoMLException, ImportError, SyntaxError) as error:
         return f"{target} can't be imported from {working_dir.absolute()}: {error}"
     return run_checks(definition_of(loaded.inner))

@@ -74,8 +74,10 @@ def source_file(inner: type) -> Path | None:
 
 
 def code_digest(inner: type) -> str:
-    """SHA-256, in hex, over the files that define a service: its class's and those of its bases that are not
-    from an installed package."""
+    """What the service's code was: SHA-256, in hex, over the files of its class and of its bases.
+
+    Files of installed packages are left out; the bento and the release say which those were.
+    """
     files = {source_file(cls) for cls in inner.__mro__ if cls.__module__ not in sys.stdlib_module_names}
     digest = hashlib.sha256()
     for path in sorted(path for path in files if path is not None and path.is_file()):

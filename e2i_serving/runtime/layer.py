@@ -69,12 +69,14 @@ class ObservabilityLayer:
             await self._app(scope, receive, answer.send)
             if not answer.begun:
                 await answer.fail(RuntimeError("The application returned without an answer."))
+            # A stream whose client went away is ended without an error and without its last chunk.
+            answer.cut_short(Outcome.CANCELLED)
         except asyncio.CancelledError:
-            await answer.cancelled()
+            answer.cut_short(Outcome.CANCELLED)
             raise
         except Exception as error:
             if answer.begun:
-                await answer.cancelled(error)
+                answer.cut_short(Outcome.ERROR, error)
                 raise
             await answer.fail(error)
         finally:
@@ -134,15 +136,15 @@ class _Answer:
         await self.send(_start(500, body))
         await self.send({"type": "http.response.body", "body": body})
 
-    async def cancelled(self, error: BaseException | None = None) -> None:
-        """Record that the request ended without its whole answer."""
+    def cut_short(self, outcome: Outcome, error: BaseException | None = None) -> None:
+        """Record that the request ended without its whole answer, if it did."""
         request = self._request
         if not self.begun:
             self.begun = True
-            self._worker.end(request, Outcome.CANCELLED)
-        elif request.endpoint.is_stream and not self.ended:
+            self._worker.end(request, outcome)
+        elif request.endpoint.is_stream and not (self.ended or self._refused):
             self.ended = True
-            self._worker.end_stream(request, Outcome.CANCELLED, self._sent_bytes, error)
+            self._worker.end_stream(request, outcome, self._sent_bytes, error)
 
     async def _begin(self, message: Message) -> None:
         self.begun = True

@@ -22,7 +22,7 @@ DIGEST_BYTES = 4 * 1024 * 1024
 _NUMERIC_KINDS = "biuf"
 
 
-def plain(value: Any, depth: int = 0) -> Any:
+def plain(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911  # one return a kind of value
     """A copy of a value made of null, booleans, numbers, strings, lists and objects.
 
     Arrays and lists above ``MAX_ELEMENTS``, bytes, files, images and what is not known otherwise become a
@@ -90,7 +90,7 @@ def _described(value: Any) -> dict[str, Any]:
     if isinstance(value, np.ndarray):
         description |= {"dtype": value.dtype.str, "shape": list(value.shape), "bytes": value.nbytes}
         if value.nbytes <= DIGEST_BYTES and not value.dtype.hasobject:
-            description["sha256"] = hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+            description["sha256"] = hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
     elif isinstance(value, bytes | bytearray | memoryview):
         description["bytes"] = len(value)
         if len(value) <= DIGEST_BYTES:

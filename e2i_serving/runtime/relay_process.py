@@ -21,7 +21,9 @@ logger = logging.getLogger("e2i_serving.relay")
 
 def audit_url(settings: Settings, data_dir: Path) -> str:
     """The audit store's URL: the one set, or the file in the data directory."""
-    return settings.audit_url or f"sqlite:///{data_dir / 'audit.db'}"
+    from e2i_serving.stores.engine import sqlite_url  # noqa: PLC0415  # losers of the election need no database
+
+    return settings.audit_url or sqlite_url(data_dir / "audit.db")
 
 
 def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger: bool = False) -> bool:
@@ -43,8 +45,7 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
     with RelayLock(data_dir) as lock:
         if not lock.acquire():
             return False
-        # Behind the election, because losers of it need none of this.
-        from e2i_serving.stores.sql import SqlAuditStore  # noqa: PLC0415
+        from e2i_serving.stores.sql import SqlAuditStore  # noqa: PLC0415  # as above
 
         ledger = Ledger(data_dir)
         store = SqlAuditStore(audit_url(settings, data_dir))

@@ -50,9 +50,9 @@ class RelaySupervisor:
             return False
         # Through a shell that ends at once and in a session of its own: the relay is nobody's child then, and
         # neither Ctrl-C at the terminal nor the end of the server's process tree ends it before its work is done.
-        subprocess.run(
+        subprocess.run(  # noqa: S603  # a fixed command; the interpreter's path is an argument, not shell text
             ["/bin/sh", "-c", _DETACHED, sys.executable],
-            env={**os.environ, **self._environment},
+            env={**os.environ, **self._environment},  # noqa: TID251  # handed on, not read
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             check=True,

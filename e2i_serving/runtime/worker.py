@@ -116,14 +116,12 @@ class Worker:
         for part, observer in self._observers:
             try:
                 observer.on_end(record)
-            except Exception as error:  # noqa: BLE001, PERF203  # promise 4: observability never harms
+            except Exception as error:  # noqa: BLE001  # promise 4: observability never harms
                 self.guard.caught(part, error)
         self.http_request(request.endpoint.route, request.status)
         return unjournaled
 
-    def end_stream(
-        self, request: Observation, outcome: Outcome, sent_bytes: int, error: BaseException | None
-    ) -> None:
+    def end_stream(self, request: Observation, outcome: Outcome, sent_bytes: int, error: BaseException | None) -> None:
         """Put the end of a streamed answer on record; never raises."""
         if self._journaling is None:
             return
@@ -160,7 +158,9 @@ class Worker:
     def response_headers(self, request: Observation) -> list[tuple[bytes, bytes]]:
         """The headers that tell a caller the ids and the time taken."""
         context = request.context
-        timing = [f"{phase};dur={seconds * 1000:.3f}" for phase, seconds in request.phases.items()]
+        # A copy: after a timeout the thread that runs the model still adds to them.
+        phases = request.phases.copy()
+        timing = [f"{phase};dur={seconds * 1000:.3f}" for phase, seconds in phases.items()]
         timing.append(f"total;dur={(time.perf_counter() - request.arrived) * 1000:.3f}")
         return [
             (b"x-request-id", context.request_id.encode()),
@@ -179,8 +179,12 @@ class Worker:
         """The numbers of all workers of the data directory, in Prometheus' text format. Blocks on files."""
         if self._metrics is None:
             return ""
-        self._metrics.failures(self.guard.failures)
-        return render(collect(self.data_dir / "metrics"))
+        try:
+            self._metrics.failures(self.guard.failures)
+            return render(collect(self.data_dir / "metrics"))
+        except Exception as error:  # noqa: BLE001  # promise 4: the user's own metrics are served with or without ours
+            self.guard.caught("metrics", error)
+            return ""
 
     def start(self) -> None:
         """Begin housekeeping, on the running event loop, and freeze the heap if so set."""
@@ -199,7 +203,10 @@ class Worker:
     def close(self) -> None:
         """Give up files and locks."""
         if self._writer is not None:
-            self._writer.close()
+            try:
+                self._writer.close()
+            except OSError as error:
+                self.guard.caught("journal", error)
         if self._metrics is not None:
             self._metrics.close()
 

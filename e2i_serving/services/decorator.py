@@ -61,7 +61,8 @@ def service(
         define(cls, name=bentoml_options.get("name"), arguments=observability)
         instrument(cls)
         add_deployment_hook(cls)
-        made: Service[T] = bentoml.service(service_class=ObservedService, **bentoml_options)(cls)
+        make: Any = bentoml.service
+        made: Service[T] = make(service_class=ObservedService, **bentoml_options)(cls)
         made._caller_module = caller  # noqa: SLF001  # else it would be this module, and BentoML could not import it
         return made
 

@@ -33,7 +33,7 @@ class RegressionEstimate:
 class RegressionService(PredictionService):
     """Serves a regressor with ``predict``.
 
-    A model with ``predict_interval(features, level)``, returning lower and upper bounds, has them answered and recorded.
+    The bounds of a model with ``predict_interval(features, level)`` are answered and recorded as well.
 
     Attributes:
         interval_level: The probability with which an interval is to cover the value.

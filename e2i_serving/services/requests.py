@@ -95,7 +95,7 @@ def _ordered(row: Any, names: tuple[str, ...], at: int) -> list[Any]:
     return [row[name] for name in names]
 
 
-class PredictionRequestBody(IODescriptor):  # type: ignore[misc]  # BentoML's types are not exported
+class PredictionRequestBody(IODescriptor):
     """Rows to predict, one or many."""
 
     model_config = ConfigDict(
@@ -150,7 +150,7 @@ class MixedPredictionRequestBody(PredictionRequestBody):
     body_decoder: ClassVar[Any] = msgspec.json.Decoder(_MixedBody)
 
 
-PredictionRequestBody.__root_input__ = True  # BentoML's mark of "the body is this object itself"
+setattr(PredictionRequestBody, "__root_input__", True)  # noqa: B010  # BentoML's mark of "the body is this object"
 
 
 def decode(body: bytes, decoder: Any = PredictionRequestBody.body_decoder) -> PredictionRequest:
@@ -162,7 +162,8 @@ def decode(body: bytes, decoder: Any = PredictionRequestBody.body_decoder) -> Pr
     try:
         sent = decoder.decode(body)
     except msgspec.ValidationError as error:
-        raise invalid_request(*_located(str(error))) from None
+        what, where = _located(str(error))
+        raise invalid_request(what, *where) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid_request(f"The body is not valid JSON: {error}") from None
     instances = sent.instances
@@ -173,11 +174,11 @@ def decode(body: bytes, decoder: Any = PredictionRequestBody.body_decoder) -> Pr
     return PredictionRequest(instances, _entity_columns(sent.entities, len(instances)), sent.labels, sent.attributes)
 
 
-def _located(message: str) -> tuple[str | int, ...]:
-    """msgspec's message as ``(what, *where)``: it ends in a path such as ``$.instances[0][2]``."""
+def _located(message: str) -> tuple[str, tuple[str | int, ...]]:
+    """The message of msgspec as what and where: it ends in a path such as ``$.instances[0][2]``."""
     what, _, path = message.partition(" - at `$")
     steps = re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", path)
-    return (what, *(name or (int(index) if index.isdigit() else index) for name, index in steps))
+    return what, tuple(name or (int(index) if index.isdigit() else index) for name, index in steps)
 
 
 def _entity_columns(entities: Any, items: int) -> dict[str, Column]:

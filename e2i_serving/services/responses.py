@@ -50,7 +50,7 @@ def encode(answer: Answer) -> bytes:
     return _encoder.encode(answer.fields())
 
 
-class PredictionResponse(IODescriptor):  # type: ignore[misc]  # BentoML's types are not exported
+class PredictionResponse(IODescriptor):
     """The answer to a request for predictions."""
 
     model_config = ConfigDict(protected_namespaces=())
@@ -79,7 +79,9 @@ class ClassificationResponse(PredictionResponse):
     )
     probabilities: list[list[float | None]] = Field(description="Of each class, in the order of `classes`.")
     classes: list[Any] = Field(description="The classes.")
-    threshold: float | None = Field(None, description="At and above which score the second of two classes is predicted.")
+    threshold: float | None = Field(
+        None, description="At and above which score the second of two classes is predicted."
+    )
 
 
 class RegressionResponse(PredictionResponse):
@@ -103,7 +105,7 @@ class CausalResponse(PredictionResponse):
     propensities: list[float | None] | None = Field(None, description="Probability of having been treated.")
 
 
-class ModelInfoResponse(IODescriptor):  # type: ignore[misc]  # BentoML's types are not exported
+class ModelInfoResponse(IODescriptor):
     """What is served."""
 
     name: str = Field(description="The model's name.")

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, func, inspect, or_, select
 
 from e2i_serving.exceptions import StoreError
 from e2i_serving.record import PredictionFilter, Row
 from e2i_serving.stores.conditions import checked, entity_parts
 from e2i_serving.stores.engine import file_of, open_engine, store_errors
-from e2i_serving.stores.tables import entities, items, predictions
+from e2i_serving.stores.tables import entities, items, metadata, predictions
+from e2i_serving.stores.urls import masked_url
 
 _CHUNK: Final = 500
 
@@ -49,6 +50,7 @@ class SqlAuditQuery:
             )
         self._url = url
         self._engine = open_engine(url, read_only=True)
+        self._made = False
 
     def predictions(
         self, where: PredictionFilter, *, limit: int | None = None, newest_first: bool = True
@@ -73,6 +75,8 @@ class SqlAuditQuery:
     def count(self, where: PredictionFilter) -> int:
         """How many predictions meet a filter."""
         statement = _matching(select(func.count()).select_from(predictions), checked(where))
+        if self._is_empty():
+            return 0
         with store_errors(self._url, "read"), self._engine.connect() as connection:
             return int(connection.execute(statement).scalar_one())
 
@@ -89,7 +93,19 @@ class SqlAuditQuery:
         """Give back connections and files."""
         self._engine.dispose()
 
+    def _is_empty(self) -> bool:
+        """Whether the relay has yet to make the tables; it may be doing so while we look."""
+        if not self._made:
+            with store_errors(self._url, "read"):
+                there = inspect(self._engine).get_table_names()
+            self._made = metadata.tables.keys() <= set(there)
+            if there and not metadata.tables.keys() & set(there):
+                raise StoreError(f"{masked_url(self._url)} is a database, but holds no audit store. Name another.")
+        return not self._made
+
     def _stream(self, statement: Select[Any]) -> Iterator[Row]:
+        if self._is_empty():
+            return
         with (
             store_errors(self._url, "read"),
             self._engine.connect() as connection,

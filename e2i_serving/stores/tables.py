@@ -69,7 +69,6 @@ predictions: Final = Table(
     *_columns(Text, "environment", "namespace", "pod", "revision", "arm", "error_type", "error_message"),
     *_columns(JsonText, "labels", "attributes"),
     *_columns(BigInteger, "items", nullable=False),
-    *_columns(JsonText, "request_payload", "response_payload"),
     *_columns(BigInteger, "request_bytes", "response_bytes"),
     *_columns(Double, "sampling_fraction", nullable=False),
     *_columns(JsonText, "redactions"),

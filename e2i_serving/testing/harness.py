@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from _bentoml_sdk import Service
@@ -17,7 +17,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from e2i_serving.exceptions import ServiceDefinitionError
 from e2i_serving.record import PredictionRecord
-from e2i_serving.runtime.bento import ObservedAppFactory, ObservedService
+from e2i_serving.runtime.app import ObservedAppFactory
+from e2i_serving.runtime.bento import ObservedService
 from e2i_serving.runtime.definition import definition_of
 from e2i_serving.runtime.relay_process import run_relay
 from e2i_serving.runtime.trail import AuditTrail
@@ -72,7 +73,7 @@ class ServiceHarness:
         self._portal: BlockingPortal | None = None
         self._factory: ObservedAppFactory | None = None
 
-    def __enter__(self) -> ServiceHarness:
+    def __enter__(self) -> Self:
         """Load the model and begin to serve."""
         folder = self._exit.enter_context(tempfile.TemporaryDirectory(prefix="e2i-serving-"))
         definition = definition_of(self._service.inner)

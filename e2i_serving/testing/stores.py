@@ -11,7 +11,7 @@ from e2i_serving.record import Outcome, PredictionFilter, Row, RowBatch
 from e2i_serving.stores.conditions import checked, entity_parts
 
 _JSON_COLUMNS: Final = (
-    *("phases", "labels", "attributes", "request_payload", "response_payload", "redactions"),
+    *("phases", "labels", "attributes", "redactions"),
     *("entity", "inputs", "outputs", "prediction"),
 )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, TypeVar
 
+import httpx
 from client import send_all
 from report import Report, await_stored, mismatches
 from rich.console import Console
@@ -47,6 +48,7 @@ def play(demo: Demo, total: int) -> None:
 
     Raises:
         DemoError: A step failed, or the trail does not tell what the client saw.
+        httpx.HTTPError: A server did not answer.
     """
     with step(f"Clear {demo.directory}"):
         demo.clear()
@@ -64,6 +66,10 @@ def play(demo: Demo, total: int) -> None:
         with step("Wait until the relay has stored all of them"):
             await_stored(demo, total)
         Report(console, demo).show(answers)
+    except (DemoError, httpx.HTTPError):
+        for server in demo.servers:
+            console.print(server.log_end(), markup=False)
+        raise
     finally:
         with step("Stop the servers"):
             demo.stop()
@@ -113,11 +119,9 @@ def main() -> int:
     demo = Demo(options.directory.absolute())
     try:
         play(demo, options.requests)
-    except DemoError as error:
+    except (DemoError, httpx.HTTPError) as error:
         console.print(f"\n[red]✗[/] {type(error).__name__}:", end=" ")
         console.print(str(error), markup=False)
-        for server in demo.servers:
-            console.print(server.log_end(), markup=False)
         return 1
     except KeyboardInterrupt:
         console.print("\n[yellow]Interrupted; everything that was started is stopped.[/]")

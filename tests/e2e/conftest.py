@@ -86,7 +86,7 @@ def model_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def serve(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Serve:
-    """Serve a service: ``with serve("probe:Probe") as server``."""
+    """What serves a named service for the length of a with-block."""
 
     @contextmanager
     def run(target: str, *, folder: Path = SERVICES, **settings: str) -> Iterator[Server]:

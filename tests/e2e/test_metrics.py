@@ -24,7 +24,9 @@ def scrape(server) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 def total(samples, name: str, **labels: str) -> float:
     """Sum of a sample over all series that have these labels."""
-    return sum(value for (found, has), value in samples.items() if found == name and labels.items() <= dict(has).items())
+    return sum(
+        value for (found, has), value in samples.items() if found == name and labels.items() <= dict(has).items()
+    )
 
 
 @pytest.fixture(scope="module")

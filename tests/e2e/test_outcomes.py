@@ -70,7 +70,13 @@ def test_a_prediction_is_answered_and_on_record(probe, row_of):
         ("invalid-width", b'{"instances": [[1, 2]]}', 400, "invalid", "ValidationError"),
         ("not-found", b'{"instances": [[1,2,3,4]], "attributes": {"do": "missing"}}', 404, "invalid", "NotFound"),
         ("error", b'{"instances": [[1,2,3,4]], "attributes": {"do": "fail"}}', 500, "error", "RuntimeError"),
-        ("timeout", b'{"instances": [[1,2,3,4]], "attributes": {"do": "sleep", "seconds": 3}}', 504, "timeout", "timeout"),
+        (
+            "timeout",
+            b'{"instances": [[1,2,3,4]], "attributes": {"do": "sleep", "seconds": 3}}',
+            504,
+            "timeout",
+            "timeout",
+        ),
     ],
 )
 def test_a_failure_is_a_row(probe, row_of, name, body, status, outcome, error_type):
@@ -95,17 +101,17 @@ def test_a_client_that_goes_away_leaves_a_cancelled_row(probe, row_of):
     assert row_of("gone")["outcome"] == "cancelled"
 
 
-def test_overload_is_a_rejected_row(probe, eventually):
+def test_overload_is_a_rejected_row(serve, eventually):
     """Requests above max_concurrency get 429, and each has a row."""
-    slow = {"instances": [ROW], "attributes": {"do": "sleep", "seconds": 1}}
-    with ThreadPoolExecutor(80) as pool:
-        answers = list(pool.map(lambda _: probe.predict(**slow).status_code, range(80)))
-    rejected = answers.count(429)
-    assert rejected
-    with probe.trail() as trail:
-        stored = eventually(lambda: trail.query(outcome="rejected", items=False).rows(), what="rejected rows")
-        eventually(lambda: len(trail.query(outcome="rejected", items=False).rows()) == rejected, what="all of them")
-    assert {row["status"] for row in stored} == {429}
+    slow = {"instances": [ROW], "attributes": {"do": "sleep", "seconds": 2}}
+    with serve("probe:Narrow") as server:
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: server.predict(**slow).status_code, range(8)))
+        rejected = answers.count(429)
+        assert rejected
+        with server.trail() as trail:
+            eventually(lambda: trail.count(outcome="rejected") == rejected, what="a row for each")
+            assert {row["status"] for row in trail.query(outcome="rejected", items=False)} == {429}
 
 
 def test_users_own_methods_are_observed_with_their_own_types(probe, row_of):

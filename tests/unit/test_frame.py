@@ -46,7 +46,6 @@ RECORDS = st.builds(
     outputs=st.dictionaries(
         st.text(), st.builds(Matrix, st.just("<f8"), st.just((1,)), st.binary(min_size=8, max_size=8)), max_size=2
     ),
-    request_payload=PLAIN,
     redactions=st.lists(st.text(), max_size=2).map(tuple),
     salt=st.binary(max_size=16),
 )
@@ -73,7 +72,9 @@ def altered(frame: bytes, **fields: int) -> bytes:
 
 def record(**changes: object) -> PredictionRecord:
     """A small record."""
-    return PredictionRecord(**{"prediction_id": "p1", "time_ns": 1, "duration": 0.5, "outcome": "ok", "status": 200} | changes)  # type: ignore[arg-type]
+    return PredictionRecord(
+        **{"prediction_id": "p1", "time_ns": 1, "duration": 0.5, "outcome": "ok", "status": 200} | changes
+    )  # type: ignore[arg-type]
 
 
 @given(RECORDS, U64, U64)

@@ -50,7 +50,9 @@ def only_folder(journal: Path) -> LifeFolder:
     return folder
 
 
-def read_all(folder: LifeFolder, position: Position | None = None, limit: int = 1000) -> tuple[list[Frame], JournalReader]:
+def read_all(
+    folder: LifeFolder, position: Position | None = None, limit: int = 1000
+) -> tuple[list[Frame], JournalReader]:
     """All frames of an ended life, and the reader behind them."""
     reader = JournalReader(folder, position)
     frames: list[Frame] = []
@@ -659,3 +661,21 @@ def test_the_first_frame_of_each_segment_says_whose_it_is(tmp_path):
         before.append(parsed[0].ordinal)
     assert before[0] == 0
     assert before == sorted(set(before))
+
+
+def test_a_journal_that_can_not_be_begun_leaves_nothing(tmp_path):
+    """A life without room for its first segment leaves no folder, no lock and no open file, however often it is tried."""
+    open_files = Path("/proc/self/fd")
+    before = len(list(open_files.iterdir())) if open_files.exists() else 0
+    for _ in range(3):
+        with pytest.raises(JournalError, match="No segment can be made"):
+            open_writer(tmp_path, new_life_id(), segment_bytes=2**62)
+    with closing(open_writer(tmp_path)) as writer:
+        (tmp_path / "life-1").rename(tmp_path / "life-2")
+        (tmp_path / "life-1").write_text("in the way")
+        with pytest.raises(JournalError, match="No journal can be made"):
+            open_writer(tmp_path)
+        assert writer.records == 0
+        (tmp_path / "life-2").rename(tmp_path / "elsewhere")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "life-1"]
+    assert before == (len(list(open_files.iterdir())) if before else 0)

@@ -26,13 +26,22 @@ def test_a_missing_sqlite_file_is_said_and_not_made(tmp_path):
     assert not path.exists()
 
 
-def test_a_file_without_tables_is_a_store_error(tmp_path):
+def test_a_database_of_something_else_is_a_store_error(tmp_path):
     """A file that is no audit store is refused in this package's words."""
     path = tmp_path / "other.db"
-    sqlite3.connect(path).close()
-    path.touch()
-    with closing(SqlAuditQuery(sqlite_url(path))) as reader, pytest.raises(StoreError, match="no such table"):
+    with closing(sqlite3.connect(path)) as other:
+        other.execute("CREATE TABLE invoices (number INTEGER)")
+    with closing(SqlAuditQuery(sqlite_url(path))) as reader, pytest.raises(StoreError, match="holds no audit store"):
         reader.count(PredictionFilter())
+
+
+def test_a_store_that_is_being_made_reads_as_empty(tmp_path):
+    """Between the file's creation and its tables', a reader finds nothing instead of an error."""
+    path = tmp_path / "audit.db"
+    path.touch()
+    with closing(SqlAuditQuery(sqlite_url(path))) as reader:
+        assert reader.count(PredictionFilter()) == 0
+        assert list(reader.predictions(PredictionFilter())) == []
 
 
 def test_an_odd_path_is_still_a_path(tmp_path):

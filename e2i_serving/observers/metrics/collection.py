@@ -65,8 +65,8 @@ def fold(folder: Path) -> int:
     if not dead:
         return 0
     # Remembered for a while after their files are gone, for a scrape that opened one before.
-    lives = sorted(folded.lives | {path.stem for path in dead})[-REMEMBERED_LIVES:]
-    folded = _Folded(set(lives), [(family, labels, values) for (family, labels), values in totals.items()])
+    lives = {*sorted(folded.lives)[-REMEMBERED_LIVES:], *(path.stem for path in dead)}
+    folded = _Folded(lives, [(family, labels, values) for (family, labels), values in totals.items()])
     target = folder / FOLDED_NAME
     draft = target.with_suffix(".new")
     draft.write_bytes(msgspec.msgpack.encode(folded))
@@ -110,5 +110,3 @@ def _read_folded(folder: Path) -> _Folded:
         return msgspec.msgpack.decode((folder / FOLDED_NAME).read_bytes(), type=_Folded)
     except FileNotFoundError:
         return _Folded()
-
-

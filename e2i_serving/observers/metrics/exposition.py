@@ -11,13 +11,13 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 def render(totals: Totals) -> str:
     """Write totals as text; families in the table's order, series sorted by their labels."""
     by_family: dict[str, list[tuple[tuple[str, ...], list[float]]]] = {}
-    for (family, labels), values in totals.items():
-        by_family.setdefault(family, []).append((labels, values))
+    for (name, labels), values in totals.items():
+        by_family.setdefault(name, []).append((labels, values))
     lines: list[str] = []
     for family in FAMILIES:
         samples = by_family.get(family.name)
         if samples:
-            lines.append(f"# HELP {family.name} {family.help}")
+            lines.append(f"# HELP {family.name} {family.summary}")
             lines.append(f"# TYPE {family.name} {family.kind}")
             for labels, values in sorted(samples):
                 if family.kind is MetricType.HISTOGRAM:

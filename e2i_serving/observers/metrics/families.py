@@ -20,14 +20,14 @@ class Family(NamedTuple):
     Attributes:
         name: The name as exposed, with its unit and ``_total``.
         kind: Its type.
-        help: What it says, one sentence.
+        summary: What it says, one sentence.
         labels: Names of its labels, in order.
         buckets: Upper bounds of a histogram's buckets, without +Inf.
     """
 
     name: str
     kind: MetricType
-    help: str
+    summary: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
 
@@ -37,9 +37,10 @@ class Family(NamedTuple):
         return len(self.buckets) + 2 if self.kind is MetricType.HISTOGRAM else 1
 
 
-DURATION_BUCKETS = tuple(
-    mantissa * 10.0**exponent for exponent in (-4, -3, -2, -1, 0) for mantissa in (1.0, 1.5, 2.5, 4.0, 6.5)
-) + (10.0, 15.0, 25.0, 40.0, 60.0)
+DURATION_BUCKETS = (
+    *(mantissa * 10.0**exponent for exponent in (-4, -3, -2, -1, 0) for mantissa in (1.0, 1.5, 2.5, 4.0, 6.5)),
+    *(10.0, 15.0, 25.0, 40.0, 60.0),
+)
 
 PREDICTIONS = Family(
     "e2i_predictions_total",
@@ -68,7 +69,9 @@ HTTP_REQUESTS = Family(
     ("route", "status"),
 )
 OBSERVED = Family(
-    "e2i_audit_records_observed_total", MetricType.COUNTER, "Records that should be journaled: every prediction request."
+    "e2i_audit_records_observed_total",
+    MetricType.COUNTER,
+    "Records that should be journaled: every prediction request.",
 )
 ACCEPTED = Family(
     "e2i_audit_records_accepted_total",

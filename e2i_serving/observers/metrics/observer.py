@@ -81,7 +81,7 @@ class MetricsObserver:
 
     def failures(self, counts: Counter[str]) -> None:
         """Take over the guard's counts."""
-        for part, count in counts.items():
+        for part, count in counts.copy().items():
             self._file.series(families.FAILURES, part).set(float(count))
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import fcntl
 import mmap
 import os
 import struct
+import threading
 from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
@@ -87,19 +88,28 @@ class SeriesFile:
     def __init__(self, folder: Path, life: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"{life}{FILE_SUFFIX}"
+        draft = folder / f".{life}"
         # Kept open for its lock, by which a scrape knows that the worker lives.
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Reserved in full, because a store to a mapped hole of a full disk would kill the worker.
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(self._fd, 0, FILE_BYTES)
-        else:
-            os.ftruncate(self._fd, FILE_BYTES)
-        self._map = mmap.mmap(self._fd, FILE_BYTES)
+        self._fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Reserved in full, because a store to a mapped hole of a full disk would kill the worker.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self._fd, 0, FILE_BYTES)
+            else:
+                os.ftruncate(self._fd, FILE_BYTES)
+            self._map = mmap.mmap(self._fd, FILE_BYTES)
+            self._map[: HEAD.size] = HEAD.pack(MAGIC, HEAD_SIZE)
+            # Its name comes last, so that none takes it for a dead worker's, and folds it, before it is locked.
+            draft.rename(self.path)
+        except OSError:
+            os.close(self._fd)
+            draft.unlink(missing_ok=True)
+            raise
         self._numbers = memoryview(self._map).cast("d")
         self._used = HEAD_SIZE
-        self._map[: HEAD.size] = HEAD.pack(MAGIC, self._used)
         self._series: dict[tuple[str, tuple[str, ...]], Series] = {}
+        self._making = threading.Lock()
 
     def series(self, family: Family, *labels: str) -> Series:
         """The series of a family with these label values, made if it is new.
@@ -110,17 +120,9 @@ class SeriesFile:
         known = self._series.get(key)
         if known is not None:
             return known
-        encoded = msgspec.msgpack.encode((family.name, labels))
-        reserve = 0 if OTHER in labels else FILE_BYTES // 4
-        start = self._allocate(encoded, family.width, reserve)
-        if start is None:
-            if OTHER in labels:
-                raise OSError(f"{self.path} has no room for another series.")
-            made = self.series(family, *(OTHER for _ in labels))
-        else:
-            made = Series(family, self._numbers, start)
-        self._series[key] = made
-        return made
+        # A scrape makes series in a thread of its own.
+        with self._making:
+            return self._series.get(key) or self._make(family, labels)
 
     def close(self) -> None:
         """Give up the lock; the numbers stay for others to read."""
@@ -128,6 +130,20 @@ class SeriesFile:
             self._map.flush()
             os.close(self._fd)
             self._fd = -1
+
+    def _make(self, family: Family, labels: tuple[str, ...]) -> Series:
+        is_last = not labels or OTHER in labels
+        encoded = msgspec.msgpack.encode((family.name, labels))
+        start = self._allocate(encoded, family.width, 0 if is_last else FILE_BYTES // 4)
+        if start is not None:
+            made = Series(family, self._numbers, start)
+        elif is_last:
+            raise OSError(f"{self.path} has no room for another series.")
+        else:
+            others = (OTHER,) * len(labels)
+            made = self._series.get((family.name, others)) or self._make(family, others)
+        self._series[family.name, labels] = made
+        return made
 
     def _allocate(self, key: bytes, values: int, reserve: int) -> int | None:
         key_room = -(-len(key) // 8) * 8
@@ -142,17 +158,28 @@ class SeriesFile:
         return (at + ENTRY_HEAD.size + key_room) // 8
 
 
+_decode_key = msgspec.msgpack.Decoder(tuple[str, tuple[str, ...]]).decode
+
+
 def read_series(content: bytes) -> Iterator[Sample]:
-    """The samples in the bytes of a series file; nothing, when it is no such file."""
+    """The samples in the bytes of a series file; nothing, when it is no such file.
+
+    Ends early at an entry that is not whole, as a machine that lost its power may leave one.
+    """
     if len(content) < HEAD_SIZE or not content.startswith(MAGIC):
         return
     used = min(HEAD.unpack_from(content)[1], len(content))
     at = HEAD_SIZE
     while at < used:
+        if used - at < ENTRY_HEAD.size:
+            return
         size, values, key_length, _ = ENTRY_HEAD.unpack_from(content, at)
         key_at = at + ENTRY_HEAD.size
-        family, labels = msgspec.msgpack.decode(
-            content[key_at : key_at + key_length], type=tuple[str, tuple[str, ...]]
-        )
+        if not ENTRY_HEAD.size + key_length + 8 * values <= size <= used - at:
+            return
+        try:
+            family, labels = _decode_key(content[key_at : key_at + key_length])
+        except msgspec.DecodeError:
+            return
         yield Sample(family, labels, struct.unpack_from(f"<{values}d", content, at + size - 8 * values))
         at += size

@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator
 
 import bentoml
 import numpy as np
-
 import prometheus_client
 
 import e2i_serving
@@ -63,6 +62,11 @@ class Probe(ProbeBase):
     def doubled(self, x: np.ndarray) -> np.ndarray:
         """Double: an adaptively batched method."""
         return x * 2
+
+
+@e2i_serving.service(workers=1, threads=4, traffic={"max_concurrency": 2})
+class Narrow(ProbeBase):
+    """The probe, with room for two requests at a time."""
 
 
 @bentoml.service(workers=2, traffic={"timeout": 2})

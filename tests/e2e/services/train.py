@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 warnings.simplefilter("ignore")
 
-import bentoml
+import bentoml  # noqa: E402  # its warnings are not of interest
 
 rng = np.random.default_rng(0)
 rows = rng.normal(size=(200, 4))

@@ -114,8 +114,8 @@ def test_the_table_is_sound():
     for family in FAMILIES:
         assert family.name.startswith("e2i_")
         assert family.name.endswith("_total") == (family.kind is MetricType.COUNTER)
-        assert family.help.endswith(".")
-        assert "\n" not in family.help
+        assert family.summary.endswith(".")
+        assert "\n" not in family.summary
         assert bool(family.buckets) == (family.kind is MetricType.HISTOGRAM)
         if family.kind is MetricType.HISTOGRAM:
             assert family.name.endswith("_seconds")

@@ -128,6 +128,7 @@ class SeriesFile:
         """Give up the lock; the numbers stay for others to read."""
         if self._fd >= 0:
             self._map.flush()
+            fcntl.flock(self._fd, fcntl.LOCK_UN)  # the map keeps the file open
             os.close(self._fd)
             self._fd = -1
 

@@ -51,6 +51,7 @@ docs-check: $(VENV)/.test  ## Settings, commands, metrics and links in the docum
 .PHONY: docs
 docs: $(VENV)/.test  ## Write the pages that are made from the code
 	$(BIN)/e2i-serving settings --format markdown >docs/settings.md
+	$(BIN)/python tools/reference_pages.py
 
 .PHONY: bench-check
 bench-check: $(VENV)/.test  ## What observing costs, against its budget

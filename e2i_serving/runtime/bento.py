@@ -7,7 +7,6 @@ from typing import Any
 import attrs
 from _bentoml_sdk import Service
 from bentoml._internal.context import server_context
-from bentoml._internal.utils.uri import join_paths
 
 from e2i_serving.runtime.instrument import UNAUDITED
 from e2i_serving.runtime.observation import Endpoint
@@ -35,7 +34,8 @@ def endpoints_of(service: Service[Any]) -> dict[str, Endpoint]:
     for name, method in service.apis.items():
         if getattr(method.func, UNAUDITED, False):
             continue
-        route = join_paths(service.path_prefix, method.route)
+        # Older releases know no prefix.
+        route = getattr(service, "path_prefix", "").rstrip("/") + method.route
         found[route] = Endpoint(name, route, method.is_stream)
     return found
 

@@ -19,23 +19,32 @@ MAX_ELEMENTS = 10_000
 DIGEST_BYTES = 4 * 1024 * 1024
 """Largest content of which a digest is taken on the path."""
 
+_LONG = 4096
+"""Bits above which an integer is written in hexadecimal: Python refuses the decimal of a very long one."""
 _NUMERIC_KINDS = "biuf"
 
 
-def plain(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911  # one return a kind of value
+def plain(value: Any, depth: int = 0) -> Any:
     """A copy of a value made of null, booleans, numbers, strings, lists and objects.
 
     Arrays and lists above ``MAX_ELEMENTS``, bytes, files, images and what is not known otherwise become a
-    description: type, shape or size, and digest.
+    description: type, shape or size, and digest. Never raises, whatever a user's object does when it is looked at.
     """
+    try:
+        return _plain(value, depth)
+    except Exception:  # noqa: BLE001  # promise 4: observability never harms
+        return _named(value)
+
+
+def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911  # one return a kind of value
     if value is None or isinstance(value, str | bool | int | float):
-        return value if not isinstance(value, int) or -(2**63) <= value < 2**64 else str(value)
+        return _scalar(value)
     if depth >= MAX_DEPTH:
         return _described(value)
     if isinstance(value, BaseModel):
         return {name: plain(getattr(value, name), depth + 1) for name in type(value).model_fields}
     if isinstance(value, Mapping):
-        return {str(key): plain(inner, depth + 1) for key, inner in list(value.items())[:MAX_ELEMENTS]}
+        return {_scalar(str(key)): plain(inner, depth + 1) for key, inner in list(value.items())[:MAX_ELEMENTS]}
     if isinstance(value, list | tuple | set | frozenset):
         if len(value) > MAX_ELEMENTS:
             return _described(value)
@@ -47,6 +56,20 @@ def plain(value: Any, depth: int = 0) -> Any:  # noqa: PLR0911  # one return a k
     if isinstance(value, datetime | date | time):
         return value.isoformat()
     return _described(value)
+
+
+def _scalar(value: Any) -> Any:
+    """The value itself, free of subclasses (NumPy's scalars, enumerations), which the journal's encoder refuses."""
+    if isinstance(value, str):
+        text = str.__str__(value)
+        # What came from a file's name, for one, may hold half a character.
+        return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return float(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        number = int(value)
+        return number if -(2**63) <= number < 2**64 else hex(number) if number.bit_length() > _LONG else str(number)
+    return value
 
 
 def columns(values: Mapping[str, Any]) -> tuple[dict[str, Column], int] | None:
@@ -72,11 +95,17 @@ def columns(values: Mapping[str, Any]) -> tuple[dict[str, Column], int] | None:
 
 def _column(name: str, value: Any) -> dict[str, Column] | None:
     if isinstance(value, np.ndarray) and value.ndim:
-        return {name: Matrix.of(value) if value.dtype.kind in _NUMERIC_KINDS else Values(plain(value.tolist()))}
+        if value.dtype.kind in _NUMERIC_KINDS:
+            return {name: Matrix.of(value)}
+        value = value.tolist()
     if isinstance(value, list):
         return {name: Values([plain(each) for each in value])}
     if _is_frame(value):
-        return {str(key): Values([plain(each) for each in value[key].tolist()]) for key in value.columns}
+        # By place, because names may stand twice.
+        return {
+            str(key): Values([plain(each) for each in value.iloc[:, at].tolist()])
+            for at, key in enumerate(value.columns)
+        }
     return None
 
 
@@ -84,9 +113,13 @@ def _is_frame(value: Any) -> bool:
     return type(value).__name__ == "DataFrame" and hasattr(value, "columns") and hasattr(value, "iloc")
 
 
-def _described(value: Any) -> dict[str, Any]:
+def _named(value: Any) -> dict[str, Any]:
     kind = type(value)
-    description: dict[str, Any] = {"type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")}
+    return {"type": f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")}
+
+
+def _described(value: Any) -> dict[str, Any]:
+    description = _named(value)
     if isinstance(value, np.ndarray):
         description |= {"dtype": value.dtype.str, "shape": list(value.shape), "bytes": value.nbytes}
         if value.nbytes <= DIGEST_BYTES and not value.dtype.hasobject:

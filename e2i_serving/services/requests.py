@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, Field
 
 from e2i_serving.record import Column, Values
+from e2i_serving.runtime.plain import plain
 from e2i_serving.services.errors import invalid_request
 
 Scalar = float | str | bool | None
@@ -166,8 +167,15 @@ def decode(body: bytes, decoder: Any = PredictionRequestBody.body_decoder) -> Pr
         raise invalid_request(what, *where) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid_request(f"The body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise invalid_request("The body is nested too deeply") from None
     instances = sent.instances
-    if isinstance(instances, dict) or (instances and not isinstance(instances[0], list | dict)):
+    if isinstance(instances, dict):
+        instances = [instances]
+    elif instances and not isinstance(instances[0], list | dict):
+        for at, value in enumerate(instances):
+            if isinstance(value, list | dict):
+                raise invalid_request("Expected a single value like the first one", "instances", at)
         instances = [instances]
     if not instances:
         raise invalid_request("At least one instance is needed", "instances")
@@ -192,4 +200,4 @@ def _entity_columns(entities: Any, items: int) -> dict[str, Column]:
     if not all(isinstance(entity, dict) for entity in each):
         raise invalid_request("Entities must be all ids or all objects", "entities")
     names = sorted({name for entity in each for name in entity})
-    return {name: Values([entity.get(name) for entity in each]) for name in names}
+    return {name: Values([plain(entity.get(name)) for entity in each]) for name in names}

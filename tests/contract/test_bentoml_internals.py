@@ -74,7 +74,7 @@ def test_a_service_class_of_ours_is_used_and_told_its_callers_module():
     assert type(made) is Ours
     assert "is_main" in inspect.signature(made.to_asgi).parameters
     assert isinstance(made._caller_module, str)
-    assert {"apis", "models", "path_prefix", "inner", "bento"} <= {field.name for field in attrs.fields(Service)}
+    assert {"apis", "models", "inner", "bento"} <= {field.name for field in attrs.fields(Service)}
 
 
 def test_the_factory_names_its_middlewares_and_lets_them_be_filtered():

@@ -35,6 +35,7 @@ VARIANTS = {BARE: "bare:Bare", CONTROL: "bare:Bare", OBSERVED: "observed:Observe
 WARM_UP_REQUESTS = 200
 START_SECONDS = 90.0
 DRAIN_SECONDS = 60.0
+STOP_SECONDS = 20.0
 
 console = Console(highlight=False, width=max(110, Console().width))
 
@@ -75,7 +76,7 @@ class Server:
         if self.process.poll() is not None:
             raise RuntimeError(f"The server of {self.variant!r} ended with {self.process.returncode}.")
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz") as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz", timeout=2) as answer:
                 return bool(answer.status == HTTPStatus.OK) and (self.is_bare or self.relay is not None)
         except OSError:
             return False
@@ -135,9 +136,7 @@ class Bench:
         try:
             yield Server(variant, port, process, data_dir, self._body(variant))
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+            _stop(process)
             _await(lambda: RelayLock(data_dir).holder() is None, DRAIN_SECONDS, "the relay has ended")
 
     def leg(self, server: Server, connections: int) -> Leg:
@@ -245,6 +244,15 @@ def over_budget(legs: Mapping[int, Mapping[str, Sequence[Leg]]], quantity: str, 
         if cost > budget:
             found.append(f"c={number}: observed costs {cost:.2f} of bare ({quantity}), over the budget of {budget:g}")
     return found
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
+            return
 
 
 def _free_port() -> int:

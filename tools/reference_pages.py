@@ -54,6 +54,7 @@ def _callbacks(group: typer.Typer, path: str) -> Iterator[tuple[str, Any]]:
 
 def _command(name: str, callback: Any) -> Iterator[str]:
     yield f"## `{name}`"
+    examples = ""
     for paragraph in inspect.cleandoc(callback.__doc__).split("\n\n"):
         if paragraph.startswith("\b\nExamples:\n"):
             examples = "\n".join(f"$ {line.strip()}" for line in paragraph.splitlines()[2:])
@@ -80,7 +81,9 @@ def _value(kind: Any) -> str:
         return _value(next(each for each in get_args(kind) if each is not type(None)))
     if get_origin(kind) is list:
         return _value(*get_args(kind))
-    return ", ".join(f"`{choice.value}`" for choice in kind) if isinstance(kind, EnumType) else NAMES[kind]
+    if isinstance(kind, EnumType):
+        return ", ".join(f"`{choice}`" for choice in kind)
+    return NAMES[kind]
 
 
 def _table(heads: tuple[str, ...], rows: Any) -> str:

@@ -7,7 +7,7 @@ segments of frames. The worker only appends; whoever holds the lock after it is 
 from e2i_serving.journal.frame import Frame, FrameKind
 from e2i_serving.journal.lives import LifeFolder, list_lives, new_life_id
 from e2i_serving.journal.reader import JournalReader, Position
-from e2i_serving.journal.writer import JournalWriter
+from e2i_serving.journal.writer import JournalWriter, without_payload
 
 __all__ = [
     "Frame",
@@ -18,4 +18,5 @@ __all__ = [
     "Position",
     "list_lives",
     "new_life_id",
+    "without_payload",
 ]

@@ -20,6 +20,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import msgspec
+import numpy as np
 
 from e2i_serving.exceptions import FrameError
 from e2i_serving.record import SCHEMA_VERSION, Life, PredictionRecord, StreamEnd
@@ -70,7 +71,18 @@ _DECODERS: dict[FrameKind, msgspec.msgpack.Decoder[Life | PredictionRecord | Str
     FrameKind.RECORD: msgspec.msgpack.Decoder(PredictionRecord),
     FrameKind.STREAM_END: msgspec.msgpack.Decoder(StreamEnd),
 }
-_ENCODER = msgspec.msgpack.Encoder()
+
+
+def _stand_in(value: object) -> object:
+    if isinstance(value, np.generic):
+        plain = value.item()
+        if not isinstance(plain, np.generic):
+            return plain
+    return f"<{type(value).__module__}.{type(value).__qualname__}>"
+
+
+# A value that has no plain form costs its own content, never the record.
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=_stand_in)
 
 
 def encode_into(
@@ -79,7 +91,7 @@ def encode_into(
     """Write one frame into ``buffer``, which afterwards holds exactly that frame.
 
     Raises:
-        TypeError: The body holds a value that has no MessagePack form.
+        OverflowError: A number is out of MessagePack's range.
     """
     _ENCODER.encode_into(body, buffer, FRAME_HEAD.size)
     length = len(buffer) - FRAME_HEAD.size

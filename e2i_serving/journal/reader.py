@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from e2i_serving.exceptions import FrameError
-from e2i_serving.journal.frame import SEGMENT_HEAD, SEGMENT_MAGIC, Frame, FrameKind, parse
+from e2i_serving.journal.frame import FRAME_HEAD, SEGMENT_HEAD, SEGMENT_MAGIC, Frame, FrameKind, parse
 from e2i_serving.journal.lives import LifeFolder
 from e2i_serving.record import Life
 
@@ -102,7 +102,9 @@ class JournalReader:
         """Read on in the current segment; returns whether what stands there is a torn or foreign frame."""
         path = self.folder.segment(self.position.segment)
         try:
-            data = _read_at(path, self.position.offset, CHUNK)
+            data = _read_at(path, self.position.offset, FRAME_HEAD.size)
+            if any(data[:4]):
+                data = _read_at(path, self.position.offset, CHUNK)
         except FileNotFoundError:
             return False
         if self.life is None:

@@ -75,7 +75,7 @@ class JournalWriter:
 
         Raises:
             OSError: It was not written; the next frame will take its place.
-            TypeError: The body holds a value that has no MessagePack form.
+            OverflowError: The body holds a number that is out of MessagePack's range.
         """
         is_record = isinstance(body, PredictionRecord)
         kind = FrameKind.RECORD if is_record else FrameKind.STREAM_END
@@ -83,7 +83,7 @@ class JournalWriter:
         buffer = self._buffer
         encode_into(buffer, body, kind, self._sequence + 1, ordinal)
         if len(buffer) > self._record_bytes and isinstance(body, PredictionRecord):
-            encode_into(buffer, without_payload(body), kind, self._sequence + 1, ordinal)
+            encode_into(buffer, without_payload(body, TOO_LARGE), kind, self._sequence + 1, ordinal)
         if self._offset + len(buffer) > self._size:
             self._rotate(len(buffer))
         self._write(buffer)
@@ -226,15 +226,20 @@ def _settle(group: list[asyncio.Future[None]], error: OSError | None) -> None:
             done.set_exception(error)
 
 
-def without_payload(record: PredictionRecord) -> PredictionRecord:
-    """The record with its ids, outcome and sizes, and none of its payload."""
+def without_payload(record: PredictionRecord, reason: str) -> PredictionRecord:
+    """The record with its ids, outcome and sizes, and none of its payload.
+
+    Args:
+        record: The record.
+        reason: Why; stands among its redactions.
+    """
     return msgspec.structs.replace(
         record,
         entities={},
         inputs={},
         outputs={},
         attributes={},
-        redactions=(*record.redactions, TOO_LARGE),
+        redactions=(*record.redactions, reason),
     )
 
 

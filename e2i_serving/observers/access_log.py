@@ -17,7 +17,7 @@ class AccessLogObserver:
     """Writes what a request was, who asked and how it ended; never a payload.
 
     Args:
-        logger: Where lines go; the package's access logger by default, which ``configure`` gives a handler.
+        logger: Where lines go; the package's access logger by default, which ``configure_access_log`` gives a handler.
     """
 
     def __init__(self, logger: logging.Logger | None = None) -> None:
@@ -55,7 +55,7 @@ class AccessLogObserver:
         self._logger.log(level, self._encode(line).decode())
 
 
-def configure() -> None:
+def configure_access_log() -> None:
     """Let access lines go to standard output as they are. Called once, in the worker."""
     logger = logging.getLogger(LOGGER_NAME)
     if logger.handlers:

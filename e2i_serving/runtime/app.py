@@ -136,6 +136,7 @@ class ObservedAppFactory(ServiceAppFactory):
             endpoints,
             other_routes=frozenset(path for path in paths if path and path not in endpoints),
             bento=bento_identity(),
+            access_log=BentoMLContainer.api_server_config.logging.access.enabled.get(),
             observers=self._observers,
             strict=self._strict,
         )

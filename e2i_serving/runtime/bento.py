@@ -35,7 +35,8 @@ def endpoints_of(service: Service[Any]) -> dict[str, Endpoint]:
         if getattr(method.func, UNAUDITED, False):
             continue
         # Older releases know no prefix.
-        route = getattr(service, "path_prefix", "").rstrip("/") + method.route
+        prefix = (getattr(service, "path_prefix", None) or "").strip("/")
+        route = (f"/{prefix}/" if prefix else "/") + method.route.lstrip("/")
         found[route] = Endpoint(name, route, method.is_stream)
     return found
 

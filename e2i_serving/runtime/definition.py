@@ -78,7 +78,9 @@ def code_digest(inner: type) -> str:
 
     Files of installed packages are left out; the bento and the release say which those were.
     """
-    files = {source_file(cls) for cls in inner.__mro__ if cls.__module__ not in sys.stdlib_module_names}
+    files = {
+        source_file(cls) for cls in inner.__mro__ if cls.__module__.partition(".")[0] not in sys.stdlib_module_names
+    }
     digest = hashlib.sha256()
     for path in sorted(path for path in files if path is not None and path.is_file()):
         if "site-packages" in path.parts or path.is_relative_to(Path(__file__).parents[1]):

@@ -33,7 +33,7 @@ def instrument(inner: type) -> None:
         inner: The class that BentoML's service wraps.
     """
     for name in dir(inner):
-        method = getattr(inner, name)
+        method = getattr(inner, name, None)  # an abstract base lists what it lacks while a class is made
         if not isinstance(method, APIMethod):
             continue
         if not (getattr(method.func, MARK, False) or getattr(method.func, UNAUDITED, False)):

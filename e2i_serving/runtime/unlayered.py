@@ -20,6 +20,7 @@ from e2i_serving.runtime.observation import Endpoint, Observation, observation
 logger = logging.getLogger("e2i_serving")
 
 _worker: Any = None
+_loop: asyncio.AbstractEventLoop | None = None
 _endpoints: dict[str, Endpoint] = {}
 
 
@@ -30,7 +31,8 @@ def start(service: Any, instance: Any) -> None:
     from e2i_serving.runtime.models import model_info_of  # noqa: PLC0415
     from e2i_serving.runtime.worker import Worker  # noqa: PLC0415
 
-    global _worker  # noqa: PLW0603  # one service a process, and no app to keep it on
+    global _worker, _loop  # noqa: PLW0603  # one service a process, and no app to keep it on
+    _loop = asyncio.get_running_loop()
     arguments = definition_of(service.inner).arguments
     endpoints = endpoints_of(service)
     _endpoints.update({endpoint.name: endpoint for endpoint in endpoints.values()})
@@ -74,6 +76,18 @@ def with_metrics(text: str) -> str:
 
 def _end(current: Observation, ending: Any) -> None:
     current.on_end = None
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        # Raised in the thread of an API method; the journal and the metrics are the event loop's alone. It gets to
+        # this before it gets to the error, so that the record still comes before the answer.
+        if _loop is not None and not _loop.is_closed():
+            _loop.call_soon_threadsafe(_finish, current, ending)
+    else:
+        _finish(current, ending)
+
+
+def _finish(current: Observation, ending: Any) -> None:
     worker = _worker
     if worker is None:
         return

@@ -16,7 +16,7 @@ import e2i_serving
 from e2i_serving.exceptions import JournalError
 from e2i_serving.guard import FailureGuard
 from e2i_serving.journal import JournalWriter, new_life_id
-from e2i_serving.observers import access_log
+from e2i_serving.observers.access_log import AccessLogObserver, configure_access_log
 from e2i_serving.observers.metrics import MetricsObserver, SeriesFile, collect, render
 from e2i_serving.propagation import ContextExtractor
 from e2i_serving.record import Deployment, Life, ModelInfo, Outcome, PredictionRecord, StreamEnd
@@ -41,6 +41,7 @@ class Worker:
         endpoints: Its API methods, by path.
         other_routes: Paths of all other routes, the only raw paths that metrics may show.
         bento: Name and version of the bento; the version is empty when served from source.
+        access_log: Whether BentoML's own settings ask for an access log.
         observers: More observers than the settings ask for.
         strict: Let our own faults raise, as tests want.
 
@@ -56,6 +57,7 @@ class Worker:
         *,
         other_routes: frozenset[str] = frozenset(),
         bento: tuple[str, str] = ("", ""),
+        access_log: bool = True,
         observers: Sequence[tuple[str, Observer]] = (),
         strict: bool = False,
     ) -> None:
@@ -75,9 +77,9 @@ class Worker:
         self._observers: list[tuple[str, Observer]] = [*observers]
         if self._metrics is not None:
             self._observers.append(("metrics", self._metrics))
-        if self.settings.access_log_enabled:
-            access_log.configure()
-            self._observers.append(("access log", access_log.AccessLogObserver()))
+        if self.settings.access_log_enabled and access_log:
+            configure_access_log()
+            self._observers.append(("access log", AccessLogObserver()))
         self._supervisor = (
             RelaySupervisor(self.settings, self.data_dir)
             if self.settings.audit_enabled and self.settings.relay_enabled

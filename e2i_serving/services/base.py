@@ -207,11 +207,11 @@ class PredictionService:
         self.estimator = self.load()
         stored = self.model
         metadata = dict(stored.info.metadata) if stored is not None else {}
-        names = self.feature_names or metadata.get("feature_names") or feature_names_of(self.estimator)
-        self.feature_names = tuple(str(name) for name in names)
         if stored is not None:
             self._preprocessor = (stored.custom_objects or {}).get("preprocessor")
         first = self.estimator if self._preprocessor is None else self._preprocessor
+        names = self.feature_names or metadata.get("feature_names") or feature_names_of(first)
+        self.feature_names = tuple(str(name) for name in names)
         if not self.feature_names:
             self._feature_count = feature_count_of(first)
         if self.accepts_missing is None:

@@ -86,11 +86,14 @@ def load_settings(
 
 
 def environment_of(resolved: Settings) -> dict[str, str]:
-    """Settings as environment variables, so that a child process resolves the same ones."""
-    changed = resolved.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
+    """Settings as environment variables, so that a child process resolves the same ones.
+
+    Defaults are among them: one that was given in code still wins over this process's own environment.
+    """
+    values = resolved.model_dump(mode="json", exclude_none=True)
     return {
         PREFIX + name.upper(): value if isinstance(value, str) else _as_variable(value)
-        for name, value in changed.items()
+        for name, value in values.items()
     }
 
 

@@ -75,7 +75,14 @@ class ServiceHarness:
 
     def __enter__(self) -> Self:
         """Load the model and begin to serve."""
-        folder = self._exit.enter_context(tempfile.TemporaryDirectory(prefix="e2i-serving-"))
+        with ExitStack() as starting:
+            self._start(starting)
+            # Only a start that went well is left open, to be closed at the end of the with-block.
+            self._exit = starting.pop_all()
+        return self
+
+    def _start(self, exits: ExitStack) -> None:
+        folder = exits.enter_context(tempfile.TemporaryDirectory(prefix="e2i-serving-"))
         definition = definition_of(self._service.inner)
         settings = {"data_dir": folder, "relay_enabled": False, "gc_freeze": False} | self._observability
         self._service.inject_config()
@@ -87,11 +94,10 @@ class ServiceHarness:
             strict=True,
         )
         app = self._factory()
-        self._portal = self._exit.enter_context(start_blocking_portal())
-        self._exit.enter_context(self._portal.wrap_async_context_manager(app.router.lifespan_context(app)))
+        self._portal = exits.enter_context(start_blocking_portal())
+        exits.enter_context(self._portal.wrap_async_context_manager(app.router.lifespan_context(app)))
         client = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service")
-        self._client = self._exit.enter_context(self._portal.wrap_async_context_manager(client))
-        return self
+        self._client = exits.enter_context(self._portal.wrap_async_context_manager(client))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

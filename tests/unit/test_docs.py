@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ from typer.testing import CliRunner
 
 from e2i_serving.cli import app
 from e2i_serving.observers.metrics import FAMILIES
+from e2i_serving.record import Outcome, PredictionRecord
 from e2i_serving.settings import Settings
+from e2i_serving.stores.tables import metadata
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -86,6 +89,45 @@ def test_command_is_documented(command: str) -> None:
 def test_metric_is_documented(name: str) -> None:
     """Each metric is on the page of metrics."""
     assert f"`{name}`" in (DOCS / "metrics.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.name)
+def test_generated_sections_are_current(page: Path) -> None:
+    """The tables that are made from the code are what the code makes now."""
+    current = runpy.run_path(str(ROOT / "tools" / "reference_pages.py"))["current"]
+    text = page.read_text(encoding="utf-8")
+    assert text == current(text), f"docs/{page.name} is out of date. Run `make docs`."
+
+
+@pytest.mark.parametrize("name", ["commands", "metrics"])
+def test_pages_have_their_generated_sections(name: str) -> None:
+    """No page has lost the marks between which its table is made."""
+    text = (DOCS / f"{name}.md").read_text(encoding="utf-8")
+    assert f"<!-- made by `make docs`: {name} -->" in text
+
+
+def documented(page: str, heading: str) -> list[str]:
+    """The names in the first column of the table under a heading, up to the next heading."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    section = re.search(rf"(?ms)^#+ {re.escape(heading)}$(.*?)(?=^#|\Z)", text)
+    assert section, f"docs/{page} has no heading {heading!r}"
+    return re.findall(r"(?m)^\| `(\w+)` \|", section[1])
+
+
+def test_record_is_documented() -> None:
+    """Each field of the record is on the page of the record, in its order, and no other."""
+    assert documented("record.md", "`PredictionRecord`") == list(PredictionRecord.__struct_fields__)
+
+
+@pytest.mark.parametrize("table", sorted(metadata.tables))
+def test_table_is_documented(table: str) -> None:
+    """Each column of a store's table is on the page of the record, in its order, and no other."""
+    assert documented("record.md", f"Table `{table}`") == metadata.tables[table].columns.keys()
+
+
+def test_outcomes_are_documented() -> None:
+    """Each outcome is on the page of metrics, and no other."""
+    assert sorted(documented("metrics.md", "Outcomes")) == sorted(Outcome)
 
 
 @pytest.mark.parametrize("source", SOURCES)

@@ -69,7 +69,6 @@ def test_a_histogram_is_cumulative():
     running = 0.0
     for bound, count in zip([*(f"{bound:.12g}" for bound in DURATION_BUCKETS), "+Inf"], values, strict=True):
         running += count
-        bound = str(int(float(bound))) if bound != "+Inf" and float(bound).is_integer() else bound
         assert found[f"{DURATION.name}_bucket", tuple(sorted({**labels, "le": bound}.items()))] == running
     assert found[f"{DURATION.name}_count", tuple(sorted(labels.items()))] == running
     assert found[f"{DURATION.name}_sum", tuple(sorted(labels.items()))] == 12.5

@@ -10,18 +10,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from e2i_serving.exceptions import FrameError, JournalError
+from e2i_serving.exceptions import JournalError
 from e2i_serving.journal import FrameKind, JournalReader, JournalWriter, LifeFolder, Position, list_lives, new_life_id
-from e2i_serving.journal.frame import SEGMENT_HEAD, Frame, encode_into, parse
+from e2i_serving.journal.frame import SEGMENT_HEAD, Frame, parse
 from e2i_serving.journal.writer import TOO_LARGE
 from e2i_serving.record import Life, Outcome, PredictionRecord, StreamEnd, Values
 
@@ -72,7 +69,7 @@ from pathlib import Path
 from e2i_serving.journal import JournalWriter
 from e2i_serving.record import Life, Outcome, PredictionRecord
 
-writer = JournalWriter(Path(sys.argv[1]), Life("life-1", "credit", 1, os.getpid()), segment_bytes=65536, record_bytes=65536)
+writer = JournalWriter(Path(sys.argv[1]), Life("life-1", "credit", 1, 1), segment_bytes=65536, record_bytes=65536)
 for number in range(int(sys.argv[2])):
     writer.append(PredictionRecord(f"p{number}", number, 0.1, Outcome.OK, 200, request_id="x" * 500))
 print("appended", flush=True)
@@ -138,156 +135,6 @@ def test_frames_are_numbered_from_one(tmp_path):
         (FrameKind.RECORD, 3, 2),
     ]
     assert reader.life == life()
-
-
-def test_a_reader_follows_a_writer_across_segments(tmp_path):
-    """A reader that reads between appends gets each frame once and in order, while segments come and go."""
-    found: list[str] = []
-    with closing(open_writer(tmp_path)) as writer:
-        reader = JournalReader(only_folder(tmp_path))
-        for number in range(200):
-            writer.append(record(number, 2000))
-            if number % 3 == 0:
-                found += ids(reader.read(5, ended=False))
-            for done in reader.folder.segments():
-                if done < reader.position.segment:
-                    reader.folder.segment(done).unlink()
-        assert len(found) > 100
-        assert writer.records == 200
-        while more := reader.read(7, ended=False):
-            found += ids(more)
-    assert found == [f"p{number}" for number in range(200)]
-    assert reader.position.segment > 5
-    assert reader.torn == 0
-
-
-def test_a_reader_in_another_thread_gets_everything(tmp_path):
-    """Reading at the very moment of writing never yields half a frame or skips one."""
-    writer = open_writer(tmp_path)
-    thread = threading.Thread(target=lambda: [writer.append(record(number, number % 1500)) for number in range(3000)])
-    reader = JournalReader(only_folder(tmp_path))
-    found: list[str] = []
-    thread.start()
-    while thread.is_alive():
-        found += ids(reader.read(50, ended=False))
-    thread.join()
-    writer.close()
-    while more := reader.read(1000, ended=True):
-        found += ids(more)
-    assert found == [f"p{number}" for number in range(3000)]
-    assert reader.torn == 0
-
-
-@pytest.mark.parametrize("limit", [1, 2, 7, 1000])
-def test_a_reader_restarted_anywhere_returns_exactly_the_rest(tmp_path, limit):
-    """Every position that a reader ever stood at is one to begin from."""
-    with closing(open_writer(tmp_path)) as writer:
-        for number in range(60):
-            writer.append(record(number, 4000) if number % 2 else StreamEnd(f"p{number}", 0.1, Outcome.OK))
-    folder = only_folder(tmp_path)
-    everything, end = read_all(folder)
-    assert len(everything) == 60
-    reader = JournalReader(folder)
-    done = 0
-    while True:
-        rest, last = read_all(folder, reader.position)
-        assert [frame.sequence for frame in rest] == list(range(done + 1, 61))
-        assert last.position == end.position
-        more = reader.read(limit, ended=True)
-        if not more:
-            break
-        done += len(more)
-        assert reader.position.ordinal == sum(frame.kind is FrameKind.RECORD for frame in everything[:done])
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.data())
-def test_positions_are_exact_for_any_sizes_and_batches(tmp_path_factory, data):
-    """Frames of any sizes, read in batches of any sizes, come once each and in order."""
-    sizes = data.draw(st.lists(st.integers(0, 40_000), min_size=1, max_size=25))
-    folder = tmp_path_factory.mktemp("journal")
-    with closing(open_writer(folder)) as writer:
-        for number, size in enumerate(sizes):
-            writer.append(record(number, size))
-    found: list[str] = []
-    position = None
-    while True:
-        reader = JournalReader(only_folder(folder), position)
-        more = reader.read(data.draw(st.integers(1, 5)), ended=True)
-        position = reader.position
-        if not more:
-            break
-        found += ids(more)
-    assert found == [f"p{number}" for number in range(len(sizes))]
-
-
-@pytest.fixture
-def two_frames(tmp_path) -> tuple[Path, int, bytes]:
-    """A segment with two frames in it, where the last one begins, and the segment's bytes."""
-    with closing(open_writer(tmp_path / "whole")) as writer:
-        writer.append(record(1))
-        begins = writer._offset
-        writer.append(record(2, 300))
-    folder = only_folder(tmp_path / "whole")
-    return folder.path, begins, folder.segment(1).read_bytes()
-
-
-def torn(tmp_path: Path, content: bytes) -> LifeFolder:
-    """A dead life whose only segment has this content."""
-    folder = LifeFolder(tmp_path / "torn")
-    folder.path.mkdir(exist_ok=True)
-    folder.segment(1).write_bytes(content)
-    return folder
-
-
-@pytest.mark.parametrize("filled", [True, False], ids=["zeros follow", "file ends"])
-def test_a_tail_torn_at_any_byte_takes_only_its_frame(tmp_path, two_frames, filled):
-    """Cut anywhere, the last frame is left out and counted as torn, and the one before it is whole."""
-    _, begins, content = two_frames
-    for cut in range(begins, len(content)):
-        left = content[:cut] + (bytes(4096) if filled else b"")
-        frames, reader = read_all(torn(tmp_path, left))
-        assert ids(frames) == ["p1"], cut
-        assert reader.position.ordinal == 1
-        assert reader.torn == any(left[begins : begins + 4]), cut
-
-
-def test_a_flip_of_any_byte_takes_only_its_frame(tmp_path, two_frames):
-    """Altered anywhere, the last frame is left out and counted as torn."""
-    _, begins, content = two_frames
-    for at in range(begins, len(content)):
-        changed = bytearray(content)
-        changed[at] ^= 0xFF
-        frames, reader = read_all(torn(tmp_path, bytes(changed)))
-        assert ids(frames) == ["p1"], at
-        assert reader.torn == 1, at
-
-
-def test_a_torn_tail_waits_while_its_writer_lives(tmp_path, two_frames):
-    """What is half written now may be whole in a moment, so it is not given up."""
-    _, begins, content = two_frames
-    folder = torn(tmp_path, content[: begins + 40])
-    reader = JournalReader(folder)
-    assert ids(reader.read(10, ended=False)) == ["p1"]
-    assert reader.read(10, ended=False) == []
-    assert reader.torn == 0
-    folder.segment(1).write_bytes(content)
-    assert ids(reader.read(10, ended=False)) == ["p2"]
-
-
-def test_a_torn_tail_before_another_segment_is_passed(tmp_path):
-    """A later segment shows that an earlier one is finished, torn or not, and the gap shows in the ordinal."""
-    with closing(open_writer(tmp_path)) as writer:
-        for number in range(40):
-            writer.append(record(number, 4000))
-    folder = only_folder(tmp_path)
-    in_first, _ = read_all(folder, Position())
-    first = folder.segment(1).read_bytes()
-    folder.segment(1).write_bytes(first[:-10])
-    frames, reader = read_all(folder)
-    assert len(frames) == len(in_first) - 1
-    assert reader.torn == 1
-    assert reader.position.ordinal == 40
 
 
 def test_a_large_record_keeps_its_ids_and_no_payload(tmp_path):
@@ -381,8 +228,8 @@ def test_a_body_that_can_not_be_encoded_takes_no_number(tmp_path):
     """A record that can't be written leaves no gap."""
     with closing(open_writer(tmp_path)) as writer:
         writer.append(record(1))
-        with pytest.raises(TypeError):
-            writer.append(PredictionRecord("bad", 1, 0.1, Outcome.OK, 200, attributes={"x": object()}))
+        with pytest.raises(OverflowError):
+            writer.append(PredictionRecord("bad", 1, 0.1, Outcome.OK, 200, attributes={"x": 2**70}))
         writer.append(record(2))
         assert writer.records == 2
     frames, _ = read_all(only_folder(tmp_path))
@@ -435,7 +282,8 @@ def test_a_segment_that_can_not_be_made_raises_and_leaks_nothing(tmp_path):
         folder = only_folder(tmp_path)
         blocked = folder.path / "next"
         blocked.mkdir()
-        before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+        open_files = Path("/proc/self/fd")
+        before = len(list(open_files.iterdir())) if open_files.exists() else 0
         refused = 0
         for number in range(80):
             try:
@@ -443,7 +291,7 @@ def test_a_segment_that_can_not_be_made_raises_and_leaks_nothing(tmp_path):
             except OSError:
                 refused += 1
         assert refused > 10
-        assert before == (len(os.listdir("/proc/self/fd")) if before else 0)
+        assert before == (len(list(open_files.iterdir())) if before else 0)
         blocked.rmdir()
         writer.append(record(100, 2000))
     frames, reader = read_all(folder)
@@ -454,7 +302,7 @@ def test_a_segment_that_can_not_be_made_raises_and_leaks_nothing(tmp_path):
 def test_a_journal_that_can_not_be_made_says_where(tmp_path):
     """A file in the journal's place is an error that names it and what to do."""
     (tmp_path / "journal").write_text("")
-    with pytest.raises(JournalError, match="No journal can be made in .*journal.* set data_dir"):
+    with pytest.raises(JournalError, match=r"No journal can be made in .*journal.* set data_dir"):
         open_writer(tmp_path / "journal")
 
 
@@ -516,67 +364,6 @@ def test_only_folders_are_lives(tmp_path):
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / ".life-0").mkdir()
     assert list_lives(tmp_path) == []
-
-
-def test_a_foreign_segment_is_an_error(tmp_path):
-    """A segment of another format, or one that does not say whose it is, is named."""
-    folder = torn(tmp_path, b"something else entirely" * 10)
-    with pytest.raises(FrameError, match="no journal segment of this format"):
-        JournalReader(folder).read(10, ended=True)
-    head = JournalWriter(tmp_path / "other", life(), segment_bytes=4096, record_bytes=4096)
-    head.close()
-    whole = only_folder(tmp_path / "other").segment(1).read_bytes()[: SEGMENT_HEAD.size]
-    frame = bytearray()
-    encode_into(frame, record(1), FrameKind.RECORD, 1, 1)
-    with pytest.raises(FrameError, match="does not begin with the life"):
-        JournalReader(torn(tmp_path, whole + frame)).read(10, ended=True)
-
-
-class FlakyFolder(LifeFolder):
-    """A folder that can't be listed, the given number of times from now."""
-
-    failing: int | None = None
-
-    def segments(self) -> list[int]:
-        if self.failing is not None:
-            self.failing -= 1
-            if self.failing < 0:
-                self.failing = None
-                raise OSError(errno.EMFILE, "Too many open files")
-        return super().segments()
-
-
-@pytest.mark.parametrize("after", range(4))
-def test_a_read_that_fails_half_way_loses_nothing(tmp_path, after):
-    """A reader whose disk stumbles is where it was before, and reads the same frames the next time."""
-    with closing(open_writer(tmp_path)) as writer:
-        for number in range(40):
-            writer.append(record(number, 4000))
-    folder = FlakyFolder(only_folder(tmp_path).path)
-    reader = JournalReader(folder)
-    folder.failing = after
-    with pytest.raises(OSError, match="Too many open files"):
-        reader.read(1000, ended=True)
-    assert reader.position == Position()
-    assert len(reader.read(1000, ended=True)) == 40
-
-
-def test_an_idle_reader_reads_little(tmp_path, monkeypatch):
-    """Asking a preallocated segment for news does not read all of its emptiness."""
-    with closing(open_writer(tmp_path, segment_bytes=8 * MIB)) as writer:
-        writer.append(record(1))
-        reader = JournalReader(only_folder(tmp_path))
-        assert len(reader.read(10, ended=False)) == 1
-        sizes: list[int] = []
-        pread = os.pread
-
-        def counted(fd: int, size: int, offset: int) -> bytes:
-            sizes.append(size)
-            return pread(fd, size, offset)
-
-        monkeypatch.setattr(os, "pread", counted)
-        assert reader.read(10, ended=False) == []
-        assert sum(sizes) <= MIB
 
 
 async def test_power_loss_durability_waits_for_the_disk(tmp_path, monkeypatch):
@@ -664,7 +451,7 @@ def test_the_first_frame_of_each_segment_says_whose_it_is(tmp_path):
 
 
 def test_a_journal_that_can_not_be_begun_leaves_nothing(tmp_path):
-    """A life without room for its first segment leaves no folder, no lock and no open file, however often it is tried."""
+    """A life without room for its first segment leaves no folder, lock or open file, however often it is tried."""
     open_files = Path("/proc/self/fd")
     before = len(list(open_files.iterdir())) if open_files.exists() else 0
     for _ in range(3):

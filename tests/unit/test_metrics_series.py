@@ -195,7 +195,7 @@ def test_a_file_is_never_seen_before_it_is_locked(tmp_path, monkeypatch):
     folded: list[int] = []
 
     class Locks:
-        LOCK_EX, LOCK_NB = fcntl.LOCK_EX, fcntl.LOCK_NB
+        LOCK_EX, LOCK_NB, LOCK_UN = fcntl.LOCK_EX, fcntl.LOCK_NB, fcntl.LOCK_UN
 
         @staticmethod
         def flock(fd: int, how: int) -> None:

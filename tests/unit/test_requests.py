@@ -117,8 +117,13 @@ def test_integers_beyond_a_double_are_rounded():
         ({"instances": [[1]], "entities": 5}, (), "Expected `str | object | array | null`", ("entities",)),
         ({"instances": [[1]], "entities": []}, (), "Expected one entity an instance, 1, got 0", ("entities",)),
         ({"instances": [[1], [2]], "entities": "a"}, (), "Expected one entity an instance, 2, got 1", ("entities",)),
-        ({"instances": [[1], [2]], "entities": ["a", {}]}, (), "Entities must be all ids or all objects", ("entities",)),
-        ({"instances": [[1]], "entities": {"a": 1.5}}, (), "Expected `str | int`, got `float`", ("entities", "...")),
+        (
+            {"instances": [[1], [2]], "entities": ["a", {}]},
+            (),
+            "Entities must be all ids or all objects",
+            ("entities",),
+        ),
+        ({"instances": [[1]], "entities": {"a": 1.5}}, (), "Expected `int | str`, got `float`", ("entities", "...")),
     ],
 )
 def test_a_refusal_says_what_is_wrong_and_where(body, names, message, where):

@@ -1,0 +1,148 @@
+"""Start-up checks: what is wrong is found before a worker runs, and said with its mend."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import pytest
+
+from e2i_serving.runtime import checks
+from e2i_serving.runtime.checks import CHECKS, HOOK, Problem, add_deployment_hook, file_system, run_checks
+from e2i_serving.runtime.definition import ServiceDefinition, define
+from e2i_serving.services import RegressionService
+
+
+class Plain:
+    """A class to define a service by."""
+
+
+def definition(data_dir: Path, inner: type = Plain, **arguments: Any) -> ServiceDefinition:
+    """A service with a data directory."""
+    return ServiceDefinition("credit", inner, {"data_dir": str(data_dir), **arguments})
+
+
+def found(service: ServiceDefinition) -> dict[str, list[str]]:
+    """Problems as text, by check."""
+    return {name: [str(problem) for problem in problems] for name, problems in run_checks(service)}
+
+
+@pytest.fixture(scope="module")
+def stored() -> str:
+    """The tag of a model that is in the store."""
+    with bentoml.models.create("checked") as model:
+        pass
+    return str(model.tag)
+
+
+def test_a_sound_service_has_no_problem(tmp_path):
+    """Every check runs, settings first, and the data directory is made."""
+    assert found(definition(tmp_path / "a" / "b")) == {"settings": [], **{name: [] for name in CHECKS}}
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_wrong_settings_are_the_only_problem(tmp_path):
+    """Without settings nothing else can be checked; each mistake has its line."""
+    problems = found(definition(tmp_path, armm="x", relay_batch_sze=1))
+    assert list(problems) == ["settings"]
+    assert len(problems["settings"]) == 2
+    assert "[settings] Unknown setting 'armm'. Did you mean 'arm'?" in problems["settings"][0]
+
+
+def test_a_data_directory_that_can_not_be_written_to(tmp_path):
+    """A file in its place is named, with what to set."""
+    (tmp_path / "file").write_text("")
+    (problem,) = found(definition(tmp_path / "file" / "data"))["data-directory"]
+    assert problem.startswith(f"[data-directory] The data directory {tmp_path}/file/data can't be written to: ")
+    assert problem.endswith("Set E2I_SERVING_DATA_DIR to a local directory that the server may write to.")
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p"])
+def test_a_network_file_system_is_refused_unless_it_is_wanted(tmp_path, monkeypatch, kind):
+    """Locks may not hold there, so it takes a setting to go on."""
+    monkeypatch.setattr(checks, "file_system", lambda path: kind)
+    (problem,) = found(definition(tmp_path))["data-directory"]
+    assert f"is on a network file system ({kind})" in problem
+    assert "E2I_SERVING_ALLOW_NETWORK_DATA_DIR=true" in problem
+    assert found(definition(tmp_path, allow_network_data_dir=True))["data-directory"] == []
+
+
+def test_a_model_that_is_not_in_the_store(tmp_path, stored):
+    """Each model that the class declares is looked up, its own name for it included."""
+
+    class Missing(RegressionService):
+        model = "nowhere:v1"
+
+    class Several:
+        first = bentoml.models.BentoModel("nowhere:v2")
+        second = bentoml.models.BentoModel(stored)
+        third = bentoml.models.BentoModel("nowhere_either:latest")
+
+    (problem,) = found(definition(tmp_path, Missing))["model"]
+    assert "Missing.model" in problem
+    assert "nowhere:v1" in problem
+    assert "bentoml models list" in problem
+    assert ["first" in problem or "third" in problem for problem in found(definition(tmp_path, Several))["model"]] == [
+        True,
+        True,
+    ]
+
+
+def test_a_model_that_is_in_the_store(tmp_path, stored):
+    """Named by version or as the latest."""
+    for tag in (stored, "checked:latest"):
+        inner = type("Stored", (RegressionService,), {"model": tag, "__module__": __name__})
+        assert found(definition(tmp_path, inner))["model"] == []
+
+
+def test_a_problem_reads_as_one_line():
+    """Check, what and mend."""
+    assert str(Problem("model", "It is gone.", "Train it.")) == "[model] It is gone. Train it."
+
+
+def test_the_hook_ends_the_supervisor_with_every_problem(tmp_path, capsys):
+    """Before any worker runs, all that is wrong is written to the error stream."""
+
+    class Wrong:
+        model = bentoml.models.BentoModel("nowhere:v1")
+
+    (tmp_path / "file").write_text("")
+    define(Wrong, name="credit", arguments={"data_dir": str(tmp_path / "file")})
+    add_deployment_hook(Wrong)
+    with pytest.raises(SystemExit) as raised:
+        getattr(Wrong, HOOK)()
+    assert raised.value.code == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "credit can't be served:"
+    assert [line.partition("]")[0] for line in said[1:]] == ["  [data-directory", "  [model"]
+
+
+def test_the_hook_lets_a_sound_service_start(tmp_path, capsys):
+    """Nothing is said when nothing is wrong."""
+
+    class Sound:
+        pass
+
+    define(Sound, arguments={"data_dir": str(tmp_path)})
+    add_deployment_hook(Sound)
+    getattr(Sound, HOOK)()
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mounts").exists(), reason="The kernel lists no mounts here.")
+def test_the_file_system_is_the_kernels_own_word(tmp_path):
+    """The nearest mount above a path says what it is on."""
+    assert file_system(Path("/proc/self")) == "proc"
+    assert file_system(tmp_path / "not" / "there") == file_system(tmp_path) != ""
+
+
+def test_a_folder_without_permission_is_a_problem(tmp_path):
+    """What the server may not write to is found out by writing."""
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    if os.access(locked, os.W_OK):
+        pytest.skip("This user may write anywhere.")
+    (problem,) = found(definition(locked / "data"))["data-directory"]
+    assert "Permission denied" in problem

@@ -6,7 +6,8 @@ E2IServingError
 │   └── StartupRefused      one or more start-up checks failed
 ├── ServiceDefinitionError  a service class is written in a way BentoML would accept and break
 ├── JournalError            the journal can't be opened, or a segment can't be read
-│   └── FrameError          a frame is torn, corrupt, or of a newer schema
+│   └── FrameError          a frame is torn or corrupt
+│       └── NewerFrameError a frame was written by a newer release, whose relay must deliver it
 ├── StoreError              an audit store refused a write or a query
 └── QueryError              a query asks for something that can't be answered
 ```
@@ -36,7 +37,11 @@ class JournalError(E2IServingError):
 
 
 class FrameError(JournalError):
-    """A journal frame is torn, corrupt, or written by a newer release."""
+    """A journal frame is torn or corrupt."""
+
+
+class NewerFrameError(FrameError):
+    """A journal frame was written by a newer release, whose relay must deliver it."""
 
 
 class StoreError(E2IServingError):

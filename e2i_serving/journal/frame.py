@@ -22,7 +22,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from e2i_serving.exceptions import FrameError
+from e2i_serving.exceptions import FrameError, NewerFrameError
 from e2i_serving.record import SCHEMA_VERSION, Life, PredictionRecord, StreamEnd
 
 SEGMENT_MAGIC = b"E2IJRNL\x01"
@@ -53,13 +53,8 @@ class Frame(NamedTuple):
         """The payload as what it is.
 
         Raises:
-            FrameError: It was written by a newer release, or is not what its kind says.
+            FrameError: It is not what its kind says.
         """
-        if self.schema > SCHEMA_VERSION:
-            raise FrameError(
-                f"Frame {self.sequence} has schema {self.schema}; this release reads up to {SCHEMA_VERSION}. "
-                "Let the newer release's relay deliver it."
-            )
         try:
             return _DECODERS[self.kind].decode(self.payload)
         except msgspec.DecodeError as error:
@@ -118,6 +113,7 @@ def parse(data: bytes, offset: int) -> tuple[Frame, int] | None:
         rest of the frame has not been read or not been written yet.
 
     Raises:
+        NewerFrameError: It was written by a newer release.
         FrameError: What stands there is whole and not a frame: it was torn or altered.
     """
     if len(data) - offset < FRAME_HEAD.size:
@@ -130,6 +126,11 @@ def parse(data: bytes, offset: int) -> tuple[Frame, int] | None:
         return None
     if zlib.crc32(memoryview(data)[offset + CHECKED_FROM : end]) != crc:
         raise FrameError("The frame's checksum does not match its content.")
+    if schema > SCHEMA_VERSION:
+        raise NewerFrameError(
+            f"Frame {sequence} has schema {schema}; this release reads up to {SCHEMA_VERSION}. "
+            "Let the newer release's relay deliver it."
+        )
     try:
         return Frame(FrameKind(kind), schema, sequence, ordinal, data[offset + FRAME_HEAD.size : end]), end
     except ValueError:

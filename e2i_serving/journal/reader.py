@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from e2i_serving.exceptions import FrameError
+from e2i_serving.exceptions import FrameError, NewerFrameError
 from e2i_serving.journal.frame import FRAME_HEAD, SEGMENT_HEAD, SEGMENT_MAGIC, Frame, FrameKind, parse
 from e2i_serving.journal.lives import LifeFolder
 from e2i_serving.record import Life
@@ -123,6 +123,8 @@ class JournalReader:
                 offset = end
                 if frame.kind is not FrameKind.LIFE:
                     frames.append(frame)
+        except NewerFrameError:
+            raise
         except FrameError:
             return True
         return any(data[offset : offset + 4])

@@ -52,7 +52,9 @@ class AccessLogObserver:
             line["labels"] = record.labels
         if record.error_type:
             line["error_type"] = record.error_type
-        self._logger.log(level, self._encode(line).decode())
+        # Made here, because the logger would look through the stack for a caller whom nobody asked for.
+        text = self._encode(line).decode()
+        self._logger.handle(logging.LogRecord(LOGGER_NAME, level, "", 0, text, None, None))
 
 
 def configure_access_log() -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 LOCK_NAME = "relay.lock"
+TRIES = 5
+PAUSE_SECONDS = 0.05
 
 
 class RelayLock:
@@ -23,11 +26,16 @@ class RelayLock:
         self._fd = -1
 
     def acquire(self) -> bool:
-        """Take the lock; false when another process has it."""
+        """Take the lock; false when another process has it. Tries for some tenths of a second."""
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        # Whoever asks for the holder has the lock for a moment, and must not be taken for a relay.
+        for _ in range(TRIES):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(PAUSE_SECONDS)
+        else:
             os.close(fd)
             return False
         os.ftruncate(fd, 0)

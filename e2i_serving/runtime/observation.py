@@ -52,6 +52,7 @@ class Observation:
         "entered",
         "entities",
         "error",
+        "faults",
         "inputs",
         "items",
         "labels",
@@ -74,6 +75,8 @@ class Observation:
         self.decoded_at = 0.0
         self.entered = False
         self.error: BaseException | None = None
+        self.faults: list[tuple[str, Exception]] = []
+        """What failed of our own while it was gathered, by part."""
         self.items = 0
         self.phases: dict[str, float] = {}
         self.labels: dict[str, str] = {}

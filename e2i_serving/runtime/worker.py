@@ -115,12 +115,16 @@ class Worker:
             self.guard.caught("record", error)
             return "not-recordable" if self.settings.audit_enabled else None
         unjournaled = self._journal(record)
+        if unjournaled is not None and self.settings.audit_required:
+            record = _refused(record, unjournaled)
+        for part, error in request.faults:
+            self.guard.caught(part, error)
         for part, observer in self._observers:
             try:
                 observer.on_end(record)
             except Exception as error:  # noqa: BLE001  # promise 4: observability never harms
                 self.guard.caught(part, error)
-        self.http_request(request.endpoint.route, request.status)
+        self.http_request(request.endpoint.route, record.status)
         return unjournaled
 
     def end_stream(self, request: Observation, outcome: Outcome, sent_bytes: int, error: BaseException | None) -> None:
@@ -182,7 +186,6 @@ class Worker:
         if self._metrics is None:
             return ""
         try:
-            self._metrics.failures(self.guard.failures)
             return render(collect(self.data_dir / "metrics"))
         except Exception as error:  # noqa: BLE001  # promise 4: the user's own metrics are served with or without ours
             self.guard.caught("metrics", error)
@@ -217,6 +220,8 @@ class Worker:
             try:
                 if self._supervisor is not None:
                     await asyncio.to_thread(self._supervisor.ensure)
+                if self._metrics is not None:
+                    self._metrics.failures(self.guard.failures)
                 if self._writer is None:
                     self._open_journal()
                 else:
@@ -261,6 +266,13 @@ class Worker:
         except OSError as error:
             self.guard.caught("metrics", error)
             return None
+
+
+def _refused(record: PredictionRecord, reason: str) -> PredictionRecord:
+    """What becomes of a request that must be on record and can't be: it is answered 503."""
+    return msgspec.structs.replace(
+        record, outcome=Outcome.REJECTED, status=503, outputs={}, error_type="unjournaled", error_message=reason
+    )
 
 
 def _life(definition: ServiceDefinition, model: ModelInfo, bento: tuple[str, str], settings: Settings) -> Life:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import msgspec
 
 from e2i_serving.observers.metrics.families import FAMILIES, MetricType
 from e2i_serving.observers.metrics.series import FILE_SUFFIX, read_series
+
+logger = logging.getLogger("e2i_serving")
 
 FOLDED_NAME = "folded.msgpack"
 REMEMBERED_LIVES = 1000
@@ -106,7 +109,13 @@ def _read(path: Path) -> tuple[bytes, bool]:
 
 
 def _read_folded(folder: Path) -> _Folded:
+    path = folder / FOLDED_NAME
     try:
-        return msgspec.msgpack.decode((folder / FOLDED_NAME).read_bytes(), type=_Folded)
+        return msgspec.msgpack.decode(path.read_bytes(), type=_Folded)
     except FileNotFoundError:
+        return _Folded()
+    except msgspec.DecodeError:
+        # Kept for whoever wants to look; without it the numbers of dead workers are lost, those of the living are not.
+        path.replace(path.with_suffix(".damaged"))
+        logger.exception("%s is damaged and was put aside; counters of former workers start again.", path)
         return _Folded()

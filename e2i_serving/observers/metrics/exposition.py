@@ -15,7 +15,12 @@ def render(totals: Totals) -> str:
         by_family.setdefault(name, []).append((labels, values))
     lines: list[str] = []
     for family in FAMILIES:
-        samples = by_family.get(family.name)
+        # Series that another release counted with other labels or buckets can't be shown with this one's.
+        samples = [
+            (labels, values)
+            for labels, values in by_family.get(family.name, ())
+            if len(labels) == len(family.labels) and len(values) == family.width
+        ]
         if samples:
             lines.append(f"# HELP {family.name} {family.summary}")
             lines.append(f"# TYPE {family.name} {family.kind}")

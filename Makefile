@@ -55,7 +55,7 @@ docs: $(VENV)/.test  ## Write the pages that are made from the code
 
 .PHONY: bench-check
 bench-check: $(VENV)/.test  ## What observing costs, against its budget
-	$(BIN)/python benchmarks/check.py
+	$(BIN)/python benchmarks/overhead.py --rounds 8 --check 0.85
 
 .PHONY: lock
 lock: $(VENV)/.dev  ## Recreate requirements/*.txt from pyproject.toml; LOCK_ARGS=--upgrade for newer releases
@@ -68,7 +68,7 @@ wheel: $(VENV)/.dev  ## Build the wheel into dist/
 
 .PHONY: clean
 clean:  ## Remove the environment and everything that was made
-	rm -rf $(VENV) build dist .coverage .coverage.* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .coverage .coverage.* .demo .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:

@@ -17,7 +17,6 @@ class RequestContext(msgspec.Struct, frozen=True):
         span_id: 16 hex digits, made here.
         parent_span_id: The caller's span; empty when the trace starts here.
         sampled: Whether the trace is sampled.
-        baggage: W3C baggage entries that came with the request, bounded.
     """
 
     prediction_id: str
@@ -26,7 +25,6 @@ class RequestContext(msgspec.Struct, frozen=True):
     span_id: str
     parent_span_id: str = ""
     sampled: bool = False
-    baggage: dict[str, str] = {}
 
 
 current: ContextVar[RequestContext | None] = ContextVar("e2i_serving_request_context", default=None)

@@ -43,24 +43,38 @@ class FrameKind(IntEnum):
 class Frame(NamedTuple):
     """A frame as read back, its payload still encoded."""
 
-    kind: FrameKind
+    kind: int
+    """A ``FrameKind``, or what a newer release added to them."""
     schema: int
     sequence: int
     ordinal: int
     payload: bytes
 
+    @property
+    def is_newer(self) -> bool:
+        """Whether a newer release wrote it, so that this one can't decode it."""
+        return self.schema > SCHEMA_VERSION
+
     def decode(self) -> Life | PredictionRecord | StreamEnd:
         """The payload as what it is.
 
         Raises:
+            NewerFrameError: It was written by a newer release.
             FrameError: It is not what its kind says.
         """
+        if self.is_newer:
+            raise NewerFrameError(
+                f"Frame {self.sequence} has schema {self.schema}; this release reads up to {SCHEMA_VERSION}. "
+                "Let the newer release's relay deliver it."
+            )
+        kind = FrameKind(self.kind)
         try:
-            return _DECODERS[self.kind].decode(self.payload)
+            return _DECODERS[kind].decode(self.payload)
         except msgspec.DecodeError as error:
-            raise FrameError(f"Frame {self.sequence} of kind {self.kind.name} can't be decoded: {error}") from error
+            raise FrameError(f"Frame {self.sequence} of kind {kind.name} can't be decoded: {error}") from error
 
 
+_KINDS = frozenset(FrameKind)
 _DECODERS: dict[FrameKind, msgspec.msgpack.Decoder[Life | PredictionRecord | StreamEnd]] = {
     FrameKind.LIFE: msgspec.msgpack.Decoder(Life),
     FrameKind.RECORD: msgspec.msgpack.Decoder(PredictionRecord),
@@ -113,7 +127,6 @@ def parse(data: bytes, offset: int) -> tuple[Frame, int] | None:
         rest of the frame has not been read or not been written yet.
 
     Raises:
-        NewerFrameError: It was written by a newer release.
         FrameError: What stands there is whole and not a frame: it was torn or altered.
     """
     if len(data) - offset < FRAME_HEAD.size:
@@ -126,12 +139,6 @@ def parse(data: bytes, offset: int) -> tuple[Frame, int] | None:
         return None
     if zlib.crc32(memoryview(data)[offset + CHECKED_FROM : end]) != crc:
         raise FrameError("The frame's checksum does not match its content.")
-    if schema > SCHEMA_VERSION:
-        raise NewerFrameError(
-            f"Frame {sequence} has schema {schema}; this release reads up to {SCHEMA_VERSION}. "
-            "Let the newer release's relay deliver it."
-        )
-    try:
-        return Frame(FrameKind(kind), schema, sequence, ordinal, data[offset + FRAME_HEAD.size : end]), end
-    except ValueError:
-        raise FrameError(f"Frame {sequence} is of kind {kind}, which this release does not know.") from None
+    if kind not in _KINDS and schema <= SCHEMA_VERSION:
+        raise FrameError(f"Frame {sequence} is of kind {kind}, which no release knows.")
+    return Frame(kind, schema, sequence, ordinal, data[offset + FRAME_HEAD.size : end]), end

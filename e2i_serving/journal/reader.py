@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from e2i_serving.exceptions import FrameError, NewerFrameError
+from e2i_serving.exceptions import FrameError
 from e2i_serving.journal.frame import FRAME_HEAD, SEGMENT_HEAD, SEGMENT_MAGIC, Frame, FrameKind, parse
 from e2i_serving.journal.lives import LifeFolder
 from e2i_serving.record import Life
@@ -121,10 +121,8 @@ class JournalReader:
                 frame, end = parsed
                 self._advance(frame, end - offset)
                 offset = end
-                if frame.kind is not FrameKind.LIFE:
+                if frame.kind != FrameKind.LIFE:
                     frames.append(frame)
-        except NewerFrameError:
-            raise
         except FrameError:
             return True
         return any(data[offset : offset + 4])

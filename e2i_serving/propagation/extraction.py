@@ -18,7 +18,7 @@ PROPAGATORS: tuple[Propagator, ...] = (TraceContextPropagator(), RequestIdPropag
 
 
 class ContextExtractor:
-    """Makes the context of a request from its headers.
+    """Makes the context of a request from its headers, and headers from a context.
 
     Args:
         propagators: In their order of precedence.
@@ -45,3 +45,7 @@ class ContextExtractor:
             found.get("parent_span_id", ""),
             found.get("sampled", False),
         )
+
+    def inject(self, context: RequestContext) -> list[tuple[bytes, bytes]]:
+        """The headers of all propagators that carry a context."""
+        return [header for propagator in self._propagators for header in propagator.inject(context)]

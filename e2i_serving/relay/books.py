@@ -94,5 +94,5 @@ def _count(folder: LifeFolder, position: Position) -> tuple[int, int]:
     reader = JournalReader(folder, position)
     pending = 0
     while frames := reader.read(_BATCH, ended=True):
-        pending += sum(frame.kind is FrameKind.RECORD for frame in frames)
+        pending += sum(frame.kind == FrameKind.RECORD for frame in frames)
     return reader.position.ordinal, pending

@@ -50,6 +50,11 @@ class Delivery:
         """Whether the destination failed and is left alone for a while."""
         return time.monotonic() < self._resume_at
 
+    @property
+    def failing(self) -> bool:
+        """Whether the destination refused the last batch that it was handed."""
+        return self._failures > 0
+
     def advance(self, folder: LifeFolder, *, ended: bool) -> int:
         """Deliver the next batch of a life.
 
@@ -59,6 +64,10 @@ class Delivery:
 
         Returns:
             How many frames were dealt with; 0 when there are none, or the destination is paused.
+
+        Raises:
+            NewerFrameError: The next frame was written by a newer release.
+            FrameError: The journal can't be read.
         """
         if self.paused:
             return 0
@@ -68,7 +77,15 @@ class Delivery:
             self._readers[folder.life] = reader
         before = reader.position
         try:
-            return self._deal_with(reader.read(self._batch_size, ended=ended), reader)
+            frames = reader.read(self._batch_size, ended=ended)
+            newer = next((at for at, frame in enumerate(frames) if frame.is_newer), None)
+            if newer is not None:
+                # What stands before it is delivered; it, and the life with it, waits for a relay that can read it.
+                if newer == 0:
+                    frames[0].decode()
+                reader.position = before
+                frames = reader.read(newer, ended=ended)
+            return self._deal_with(frames, reader)
         except StoreError as error:
             reader.position = before
             self._pause(error)
@@ -126,7 +143,7 @@ def _decode(life: Life, frames: Sequence[Frame]) -> tuple[list[Entry], Counter[s
             body = frame.decode()
         except FrameError as error:
             logger.error("A frame of life %s is given up: %s", life.life, error)  # noqa: TRY400  # the message says all
-            if frame.kind is FrameKind.RECORD:
+            if frame.kind == FrameKind.RECORD:
                 dropped[UNDECODABLE] += 1
             continue
         if isinstance(body, PredictionRecord | StreamEnd):

@@ -76,11 +76,12 @@ class Relay:
                 break
             if dealt:
                 continue
-            paused = any(delivery.paused for delivery in self._deliveries)
-            if not paused and (once or (self._stopping.is_set() and not self._alive)):
+            # Not "paused": a pause may have ended since the round that found nothing to do because of it.
+            failing = any(delivery.failing for delivery in self._deliveries)
+            if not failing and (once or (self._stopping.is_set() and not self._alive)):
                 break
             lingered = self._linger_seconds is not None and now - alone_since >= self._linger_seconds
-            if lingered and not paused:
+            if lingered and not failing:
                 break
             time.sleep(self._poll_seconds)
         self._tidy()
@@ -92,6 +93,9 @@ class Relay:
             try:
                 with folder.inherit() as ended:
                     self._alive += not ended
+                    if ended and self._ledger.is_closed(folder.life):
+                        folder.remove()
+                        continue
                     for delivery in self._deliveries:
                         dealt += delivery.advance(folder, ended=ended)
                     self._clear(folder, ended=ended)

@@ -17,7 +17,7 @@ import bentoml
 from bentoml.exceptions import BentoMLException
 
 from e2i_serving.exceptions import ConfigurationError, E2IServingError
-from e2i_serving.runtime.definition import ServiceDefinition, definition_of
+from e2i_serving.runtime.definition import ServiceDefinition, definition_of, make_private
 from e2i_serving.runtime.models import missing_model
 from e2i_serving.settings import ResolvedSettings
 
@@ -114,7 +114,7 @@ def _data_directory(definition: ServiceDefinition, resolved: ResolvedSettings) -
     path = definition.data_dir(resolved)
     mend = "Set E2I_SERVING_DATA_DIR to a local directory that the server may write to."
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_private(path)
         probe = path / f".probe-{os.getpid()}"
         probe.write_bytes(b"probe")
         probe.unlink()
@@ -127,6 +127,19 @@ def _data_directory(definition: ServiceDefinition, resolved: ResolvedSettings) -
             name,
             f"The data directory {path} is on a network file system ({kind}), where locks and durability may not hold.",
             f"{mend} Or set E2I_SERVING_ALLOW_NETWORK_DATA_DIR=true and take the risk.",
+        )
+
+
+@check("decorator")
+def _decorator(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:
+    settings = resolved.settings
+    asked = [name for name, on in (("audit_required", settings.audit_required),) if on]
+    asked += ["durability"] if settings.durability == "power-loss" else []
+    if asked and not definition.layered:
+        yield Problem(
+            "decorator",
+            f"{' and '.join(asked)} can't be kept under a plain @bentoml.service: no layer holds an answer back.",
+            "Decorate the class with @e2i_serving.service.",
         )
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 from e2i_serving.settings import ResolvedSettings, data_dir_of, load_settings
 
+PRIVATE = 0o700
+"""Mode of a data directory: what is predicted about people is nobody else's."""
+
 ATTRIBUTE = "__e2i_serving_definition__"
 
 
@@ -24,12 +27,14 @@ class ServiceDefinition:
         inner: The class that BentoML's service wraps.
         arguments: Settings given in code.
         label_names: Business labels that the class declares.
+        layered: Whether ``@e2i_serving.service`` made it, so that a layer sees every request.
     """
 
     name: str
     inner: type
     arguments: Mapping[str, Any] = field(default_factory=dict)
     label_names: tuple[str, ...] = ()
+    layered: bool = False
 
     def load_settings(self) -> ResolvedSettings:
         """Resolve the settings; ``observability.yaml`` is looked for beside the service file.
@@ -45,16 +50,19 @@ class ServiceDefinition:
         return data_dir_of(resolved.settings, self.name)
 
 
-def define(inner: type, *, name: str | None = None, arguments: Mapping[str, Any] | None = None) -> ServiceDefinition:
+def define(
+    inner: type, *, name: str | None = None, arguments: Mapping[str, Any] | None = None, layered: bool = False
+) -> ServiceDefinition:
     """Attach a definition to a service class, or replace the one it has.
 
     Args:
         inner: The class.
         name: The service's name; the class's by default.
         arguments: Settings given in code.
+        layered: Whether a layer will see its requests.
     """
     labels = tuple(getattr(inner, "label_names", ()))
-    definition = ServiceDefinition(name or inner.__name__, inner, dict(arguments or {}), labels)
+    definition = ServiceDefinition(name or inner.__name__, inner, dict(arguments or {}), labels, layered)
     setattr(inner, ATTRIBUTE, definition)
     return definition
 
@@ -63,6 +71,15 @@ def definition_of(inner: type) -> ServiceDefinition:
     """The definition attached to a class itself, or a plain one when there is none."""
     found = inner.__dict__.get(ATTRIBUTE)
     return found if isinstance(found, ServiceDefinition) else define(inner)
+
+
+def make_private(data_dir: Path) -> None:
+    """Make a data directory that only its owner may enter; one that is there keeps its mode.
+
+    Raises:
+        OSError: It can't be made.
+    """
+    data_dir.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
 
 
 def source_file(inner: type) -> Path | None:

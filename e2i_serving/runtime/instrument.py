@@ -6,6 +6,7 @@ hooks that run in the context of the very request, adaptive batching included. C
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import time
@@ -54,7 +55,6 @@ def _instrumented(method: APIMethod[..., Any]) -> APIMethod[..., Any]:
     return observed
 
 
-@attrs.define
 class ObservedMethod(APIMethod[..., Any]):
     """BentoML's API method, which makes its local call once an instance instead of once a request.
 
@@ -217,13 +217,16 @@ def _timed_generator(func: Callable[..., Any]) -> Callable[..., Any]:
     def timed(self: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
         current = observation.get()
         try:
-            return (yield from func(self, *args, **kwargs))
+            returned = yield from func(self, *args, **kwargs)
         except GeneratorExit:
+            _stream_over(current, asyncio.CancelledError())
             raise
         except BaseException as error:
             if current is not None:
                 current.fail(error)
             raise
+        _stream_over(current, None)
+        return returned
 
     return timed
 
@@ -236,13 +239,21 @@ def _timed_async_generator(func: Callable[..., Any]) -> Callable[..., Any]:
             async for item in func(self, *args, **kwargs):
                 yield item
         except GeneratorExit:
+            _stream_over(current, asyncio.CancelledError())
             raise
         except BaseException as error:
             if current is not None:
                 current.fail(error)
             raise
+        _stream_over(current, None)
 
     return cast("Callable[..., Any]", timed)
+
+
+def _stream_over(current: Observation | None, ending: BaseException | None) -> None:
+    # A layer sees the stream's last byte itself.
+    if current is not None and current.on_end is not None:
+        current.on_end(current, ending)
 
 
 def _finish(current: Observation, started: float) -> None:

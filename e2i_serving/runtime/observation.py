@@ -64,6 +64,7 @@ class Observation:
         "response_bytes",
         "started_ns",
         "status",
+        "streaming",
     )
 
     def __init__(self, endpoint: Endpoint, context: RequestContext, method: str) -> None:
@@ -87,6 +88,8 @@ class Observation:
         self.request_bytes = -1
         self.response_bytes = -1
         self.status = 0
+        self.streaming: PredictionRecord | None = None
+        """The record of a streamed answer that has begun and not ended."""
         self.on_end: Callable[[Observation, Any], None] | None = None
         """What ends a request that no layer sees: called with the response, or with what was raised."""
 

@@ -14,6 +14,7 @@ from e2i_serving.observers.metrics import fold
 from e2i_serving.relay import Delivery, Ledger, Relay, RelayLock
 from e2i_serving.relay.books import AUDIT_STORE
 from e2i_serving.relay.explode import explode
+from e2i_serving.runtime.definition import make_private
 from e2i_serving.settings import Settings, load_settings
 
 logger = logging.getLogger("e2i_serving.relay")
@@ -41,7 +42,7 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
     Raises:
         StoreError: The audit store can't be opened.
     """
-    data_dir.mkdir(parents=True, exist_ok=True)
+    make_private(data_dir)
     with RelayLock(data_dir) as lock:
         if not lock.acquire():
             return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from bentoml.exceptions import BentoMLException
@@ -65,7 +66,6 @@ def begin(name: str, request: Any) -> Observation | None:
     current.on_end = _end
     current_context.set(context)
     observation.set(current)
-    _worker.started()
     return current
 
 
@@ -75,16 +75,35 @@ def with_metrics(text: str) -> str:
 
 
 def _end(current: Observation, ending: Any) -> None:
+    if ending is not None:
+        current.on_end = None
+        _on_loop(_finish, current, ending)
+
+
+def _end_stream(current: Observation, ending: BaseException | None) -> None:
     current.on_end = None
+    _on_loop(_finish_stream, current, ending)
+
+
+def _on_loop(function: Callable[[Observation, Any], None], current: Observation, ending: Any) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        # Raised in the thread of an API method; the journal and the metrics are the event loop's alone. It gets to
-        # this before it gets to the error, so that the record still comes before the answer.
+        # In the thread of an API method; the journal and the metrics are the event loop's alone. The loop gets to
+        # this before it gets to an error raised there, so that the record still comes before the answer.
         if _loop is not None and not _loop.is_closed():
-            _loop.call_soon_threadsafe(_finish, current, ending)
+            _loop.call_soon_threadsafe(function, current, ending)
     else:
-        _finish(current, ending)
+        function(current, ending)
+
+
+def _finish_stream(current: Observation, ending: BaseException | None) -> None:
+    if _worker is None:
+        return
+    outcome = Outcome.OK if ending is None else Outcome.ERROR
+    if isinstance(ending, asyncio.CancelledError):
+        outcome = Outcome.CANCELLED
+    _worker.end_stream(current, outcome, -1, ending)
 
 
 def _finish(current: Observation, ending: Any) -> None:
@@ -100,7 +119,8 @@ def _finish(current: Observation, ending: Any) -> None:
         current.status = ending.status_code
         outcome = Outcome.INTERRUPTED if current.endpoint.is_stream else None
     worker.end(current, outcome)
-    worker.ended()
+    if outcome is Outcome.INTERRUPTED:
+        current.on_end = _end_stream
     if not isinstance(ending, BaseException):
         ending.raw_headers.extend(worker.response_headers(current))
 

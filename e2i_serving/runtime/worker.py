@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -20,7 +21,7 @@ from e2i_serving.observers.access_log import AccessLogObserver, configure_access
 from e2i_serving.observers.metrics import MetricsObserver, SeriesFile, collect, render
 from e2i_serving.propagation import ContextExtractor
 from e2i_serving.record import Deployment, Life, ModelInfo, Outcome, PredictionRecord, StreamEnd
-from e2i_serving.runtime.definition import ServiceDefinition, code_digest
+from e2i_serving.runtime.definition import ServiceDefinition, code_digest, make_private
 from e2i_serving.runtime.journaling import Journaling
 from e2i_serving.runtime.observation import Endpoint, Observation, describe_error
 from e2i_serving.runtime.relay_supervisor import RelaySupervisor
@@ -64,6 +65,8 @@ class Worker:
         resolved = definition.load_settings()
         self.settings: Settings = resolved.settings
         self.data_dir: Path = definition.data_dir(resolved)
+        with contextlib.suppress(OSError):  # what can't be made there says so itself
+            make_private(self.data_dir)
         self.endpoints = endpoints
         self.other_routes = other_routes
         self.extractor = ContextExtractor()
@@ -117,24 +120,34 @@ class Worker:
         unjournaled = self._journal(record)
         if unjournaled is not None and self.settings.audit_required:
             record = _refused(record, unjournaled)
-        for part, error in request.faults:
-            self.guard.caught(part, error)
-        for part, observer in self._observers:
-            try:
-                observer.on_end(record)
-            except Exception as error:  # noqa: BLE001  # promise 4: observability never harms
-                self.guard.caught(part, error)
+        for part, fault in request.faults:
+            self.guard.caught(part, fault)
+        if record.outcome is Outcome.INTERRUPTED:
+            request.streaming = record
+        else:
+            self._observe(record)
         self.http_request(request.endpoint.route, record.status)
         return unjournaled
 
     def end_stream(self, request: Observation, outcome: Outcome, sent_bytes: int, error: BaseException | None) -> None:
-        """Put the end of a streamed answer on record; never raises."""
-        if self._journaling is None:
+        """Put the end of a streamed answer on record and show it to the observers; never raises."""
+        record, request.streaming = request.streaming, None
+        if record is None:
             return
         kind, message = describe_error(error, outcome) if outcome is not Outcome.OK else ("", "")
-        duration = time.perf_counter() - request.arrived
-        prediction_id = request.context.prediction_id
-        self._journaling.append(StreamEnd(prediction_id, duration, outcome, sent_bytes, kind, message))
+        end = StreamEnd(record.prediction_id, time.perf_counter() - request.arrived, outcome, sent_bytes, kind, message)
+        if self._journaling is not None:
+            self._journaling.append(end)
+        self._observe(
+            msgspec.structs.replace(
+                record,
+                duration=end.duration,
+                outcome=outcome,
+                response_bytes=sent_bytes,
+                error_type=kind,
+                error_message=message,
+            )
+        )
 
     async def sync(self) -> str | None:
         """Wait until what was journaled is as durable as was asked for; says why it is not."""
@@ -163,15 +176,13 @@ class Worker:
 
     def response_headers(self, request: Observation) -> list[tuple[bytes, bytes]]:
         """The headers that tell a caller the ids and the time taken."""
-        context = request.context
         # A copy: after a timeout the thread that runs the model still adds to them.
         phases = request.phases.copy()
         timing = [f"{phase};dur={seconds * 1000:.3f}" for phase, seconds in phases.items()]
         timing.append(f"total;dur={(time.perf_counter() - request.arrived) * 1000:.3f}")
         return [
-            (b"x-request-id", context.request_id.encode()),
-            (b"x-prediction-id", context.prediction_id.encode()),
-            (b"traceparent", f"00-{context.trace_id}-{context.span_id}-{'01' if context.sampled else '00'}".encode()),
+            *self.extractor.inject(request.context),
+            (b"x-prediction-id", request.context.prediction_id.encode()),
             (b"server-timing", ", ".join(timing).encode()),
         ]
 
@@ -186,6 +197,7 @@ class Worker:
         if self._metrics is None:
             return ""
         try:
+            self._metrics.failures(self.guard.failures)
             return render(collect(self.data_dir / "metrics"))
         except Exception as error:  # noqa: BLE001  # promise 4: the user's own metrics are served with or without ours
             self.guard.caught("metrics", error)
@@ -229,6 +241,13 @@ class Worker:
             except Exception as error:  # noqa: BLE001  # promise 4: observability never harms
                 self.guard.caught("housekeeping", error)
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    def _observe(self, record: PredictionRecord) -> None:
+        for part, observer in self._observers:
+            try:
+                observer.on_end(record)
+            except Exception as error:  # noqa: BLE001  # promise 4: observability never harms
+                self.guard.caught(part, error)
 
     def _journal(self, record: PredictionRecord) -> str | None:
         if not self.settings.audit_enabled:

@@ -58,7 +58,7 @@ def service(
             raise ServiceDefinitionError(
                 f"{cls.name} is a service already. Use either @e2i_serving.service or @bentoml.service, once."
             )
-        define(cls, name=bentoml_options.get("name"), arguments=observability)
+        define(cls, name=bentoml_options.get("name"), arguments=observability, layered=True)
         instrument(cls)
         add_deployment_hook(cls)
         make: Any = bentoml.service

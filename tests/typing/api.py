@@ -43,7 +43,7 @@ class TenantPropagator:
     def extract(self, headers: Mapping[bytes, bytes], into: dict[str, Any]) -> None: ...
 
     def inject(self, context: RequestContext) -> Sequence[tuple[bytes, bytes]]:
-        return [(b"x-tenant", context.baggage["tenant"].encode())]
+        return [(b"x-tenant", context.trace_id.encode())]
 
 
 class ListStore:

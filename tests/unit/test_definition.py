@@ -204,7 +204,7 @@ def test_the_decorator_hands_on_what_bentoml_takes():
     assert service.name == "credit"
     assert service.config["workers"] == 2
     assert service._caller_module == __name__
-    assert definition_of(Plain) == ServiceDefinition("credit", Plain, {"arm": "b"})
+    assert definition_of(Plain) == ServiceDefinition("credit", Plain, {"arm": "b"}, layered=True)
     with pytest.raises(ServiceDefinitionError, match="credit is a service already"):
         e2i_serving.service()(service)
 

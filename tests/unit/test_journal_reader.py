@@ -116,7 +116,7 @@ def test_a_reader_restarted_anywhere_returns_exactly_the_rest(tmp_path, limit):
         if not more:
             break
         done += len(more)
-        assert reader.position.ordinal == sum(frame.kind is FrameKind.RECORD for frame in everything[:done])
+        assert reader.position.ordinal == sum(frame.kind == FrameKind.RECORD for frame in everything[:done])
 
 
 @settings(max_examples=30, deadline=None)

@@ -200,9 +200,19 @@ async def test_a_payload_that_can_not_be_encoded_harms_no_prediction(make_rig):
 
 
 async def test_metrics_that_can_not_be_read_are_left_out(make_rig):
-    """A damaged file of ours never breaks the page that the user's own metrics are on."""
+    """Files of ours that can't be read never break the page that the user's own metrics are on."""
     rig = make_rig(strict=False)
     await rig.request(rig.answering())
-    (rig.worker.data_dir / "metrics" / "folded.msgpack").write_bytes(b"")
+    (rig.worker.data_dir / "metrics" / "folded.msgpack").mkdir()
     assert rig.worker.metrics_text() == ""
     assert rig.worker.guard.failures["metrics"] == 1
+
+
+async def test_damaged_numbers_of_former_workers_are_put_aside(make_rig):
+    """The living workers' numbers are served, and the damaged file is kept for whoever wants to look."""
+    rig = make_rig(strict=False)
+    await rig.request(rig.answering())
+    folder = rig.worker.data_dir / "metrics"
+    (folder / "folded.msgpack").write_bytes(b"")
+    assert "e2i_predictions_total" in rig.worker.metrics_text()
+    assert (folder / "folded.damaged").exists()

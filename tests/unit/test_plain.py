@@ -143,7 +143,7 @@ def test_content_is_described_and_not_kept():
             "bytes": 600,
             "sha256": hashlib.sha256(content).hexdigest(),
         }
-    assert plain(Path("/home/someone/x-ray.png")) == {
+    assert plain(Path("/data/x-ray.png")) == {
         "type": f"{type(Path()).__module__}.{type(Path()).__name__}",
         "name": "x-ray.png",
     }

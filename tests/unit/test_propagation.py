@@ -44,7 +44,6 @@ def test_without_headers_all_is_made_anew():
         assert well_formed(context)
         assert fresh(context)
         assert context.request_id == context.prediction_id
-        assert context.baggage == {}
     assert first.prediction_id < second.prediction_id
     assert first.trace_id != second.trace_id
     assert first.span_id != second.span_id

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
-from datetime import date, datetime, time
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, is_dataclass
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from pathlib import PurePath
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from pydantic import BaseModel
@@ -27,6 +31,8 @@ _NUMERIC_KINDS = "biuf"
 def plain(value: Any, depth: int = 0) -> Any:
     """A copy of a value made of null, booleans, numbers, strings, lists and objects.
 
+    Models and dataclasses become objects of their fields, enumerations their value, times text in ISO 8601,
+    durations seconds, decimals and UUIDs text.
     Arrays and lists above ``MAX_ELEMENTS``, bytes, files, images and what is not known otherwise become a
     description: type, shape or size, and digest. Never raises, whatever a user's object does when it is looked at.
     """
@@ -41,8 +47,9 @@ def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911  # one return a kind
         return _scalar(value)
     if depth >= MAX_DEPTH:
         return _described(value)
-    if isinstance(value, BaseModel):
-        return {name: plain(getattr(value, name), depth + 1) for name in type(value).model_fields}
+    names = _field_names(value)
+    if names is not None:
+        return {name: plain(getattr(value, name), depth + 1) for name in names}
     if isinstance(value, Mapping):
         return {_scalar(str(key)): plain(inner, depth + 1) for key, inner in list(value.items())[:MAX_ELEMENTS]}
     if isinstance(value, list | tuple | set | frozenset):
@@ -53,8 +60,25 @@ def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911  # one return a kind
         return plain(value.item(), depth + 1)
     if isinstance(value, np.ndarray):
         return plain(value.tolist(), depth + 1) if value.size <= MAX_ELEMENTS else _described(value)
+    return plain(value.value, depth + 1) if isinstance(value, Enum) else _leaf(value)
+
+
+def _field_names(value: Any) -> Iterable[str] | None:
+    """The names of a model's or a dataclass's fields; ``None`` of anything else."""
+    if isinstance(value, BaseModel):
+        return type(value).model_fields
+    if is_dataclass(value) and not isinstance(value, type):
+        return [field.name for field in fields(value)]
+    return None
+
+
+def _leaf(value: Any) -> Any:
     if isinstance(value, datetime | date | time):
         return value.isoformat()
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, Decimal | UUID):
+        return str(value)
     return _described(value)
 
 

@@ -72,7 +72,6 @@ class Worker:
         self.extractor = ContextExtractor()
         self.guard = FailureGuard(strict=strict)
         self.life = _life(definition, model, bento, self.settings)
-        self._unjournaled: str | None = None
         self._writer: JournalWriter | None = None
         self._journaling: Journaling | None = None
         self._open_journal()
@@ -154,16 +153,13 @@ class Worker:
         return await self._journaling.sync() if self._journaling is not None else None
 
     def can_journal(self) -> bool:
-        """Whether the next record could be journaled; tries, if the last one could not."""
-        if self._unjournaled is None:
-            return self._writer is not None or not self.settings.audit_enabled
+        """Whether the next record could be journaled, found out by trying."""
         if self._writer is None:
-            return False
+            return not self.settings.audit_enabled
         try:
             self._writer.probe()
         except OSError:
             return False
-        self._unjournaled = None
         return True
 
     def http_request(self, route: str, status: int) -> None:
@@ -253,7 +249,6 @@ class Worker:
         if not self.settings.audit_enabled:
             return None
         unjournaled = self._journaling.append(record) if self._journaling is not None else "no-journal"
-        self._unjournaled = unjournaled
         if self._metrics is not None:
             self._metrics.journaled(unjournaled)
         return unjournaled

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 import inspect
 import time
+import warnings
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import attrs
 import bentoml
 import numpy as np
 from _bentoml_sdk.method import APIMethod
+from bentoml.exceptions import BentoMLException
 from bentoml.models import BentoModel
 
-from e2i_serving.exceptions import ServiceDefinitionError
+from e2i_serving.exceptions import ConfigurationError, ServiceDefinitionError
 from e2i_serving.record import Column, Matrix, ModelInfo, Values
 from e2i_serving.runtime import unlayered
 from e2i_serving.runtime.bento import ObservedService
-from e2i_serving.runtime.checks import add_deployment_hook
-from e2i_serving.runtime.definition import define, definition_of
+from e2i_serving.runtime.checks import Problem, add_deployment_hook, check
+from e2i_serving.runtime.definition import ServiceDefinition, define, definition_of
 from e2i_serving.runtime.instrument import UNAUDITED, instrument
 from e2i_serving.runtime.models import ATTRIBUTE as MODEL_ATTRIBUTE
 from e2i_serving.runtime.models import ServedModel, describe_model
 from e2i_serving.runtime.observation import MAX_LABEL, observation
 from e2i_serving.runtime.plain import columns, plain
 from e2i_serving.services.errors import invalid_request
-from e2i_serving.services.loading import accepts_missing, feature_count_of, feature_names_of, load_model
+from e2i_serving.services.frames import frame_of, require_frames
+from e2i_serving.services.loading import (
+    accepts_missing,
+    feature_count_of,
+    feature_names_of,
+    ignore_missing_feature_names,
+    import_framework,
+    load_model,
+)
 from e2i_serving.services.requests import MixedPredictionRequestBody, PredictionRequest
 from e2i_serving.services.responses import Answer, ModelInfoResponse
+from e2i_serving.settings import ResolvedSettings
 
 STEPS = ("load", "features", "preprocess", "infer", "postprocess", "labels")
 """Methods a subclass may override; plain functions, called by the template."""
@@ -45,6 +57,9 @@ class PredictionService:
         feature_names: Names of the features in the model's order. Taken from the model when not given: from
             ``feature_names`` in its metadata, or from what it was fitted with.
         feature_dtype: ``float``, or ``object`` for a model that takes strings and numbers.
+        as_frame: Whether ``features`` gives a pandas DataFrame with ``feature_names`` as its columns, for a
+            pipeline that selects columns by name, as a ``ColumnTransformer`` does. With ``feature_dtype = object``
+            each column has the dtype of its values, and what is missing is NaN. Needs pandas.
         accepts_missing: Whether the model takes missing values (null, as NaN). Asked of the model when not given.
         estimator: What ``load`` returned.
     """
@@ -55,6 +70,7 @@ class PredictionService:
     label_names: ClassVar[tuple[str, ...]] = ()
     feature_names: tuple[str, ...] = ()
     feature_dtype: ClassVar[type] = float
+    as_frame: ClassVar[bool] = False
     accepts_missing: bool | None = None
     estimator: Any = None
 
@@ -89,8 +105,8 @@ class PredictionService:
             request: The decoded request.
 
         Returns:
-            By default the instances as an array of shape ``(n, k)``, in the model's order of features. These
-            go on record as the inputs.
+            By default the instances as an array of shape ``(n, k)``, in the model's order of features, or as
+            a frame of that shape where ``as_frame`` is set. These go on record as the inputs.
 
         Raises:
             pydantic.ValidationError: The instances do not fit the model; answered with 400.
@@ -103,7 +119,7 @@ class PredictionService:
             row, column = np.argwhere(np.isnan(matrix))[0].tolist()
             name = self.feature_names[column] if self.feature_names else column
             raise invalid_request("The model takes no missing values", "instances", row, name)
-        return matrix
+        return frame_of(matrix, self.feature_names) if self.as_frame else matrix
 
     def preprocess(self, features: Any) -> Any:
         """Turn features into what the model takes; by default by the ``preprocessor`` saved with the model, if any."""
@@ -205,6 +221,7 @@ class PredictionService:
     def e2i_load(self) -> None:
         """Load the model and learn from it what requests need."""
         self.estimator = self.load()
+        ignore_missing_feature_names()
         stored = self.model
         metadata = dict(stored.info.metadata) if stored is not None else {}
         if stored is not None:
@@ -212,8 +229,17 @@ class PredictionService:
         first = self.estimator if self._preprocessor is None else self._preprocessor
         names = self.feature_names or metadata.get("feature_names") or feature_names_of(first)
         self.feature_names = tuple(str(name) for name in names)
+        if self.as_frame:
+            require_frames(type(self).__name__, self.feature_names)
+        expected = feature_count_of(first)
         if not self.feature_names:
-            self._feature_count = feature_count_of(first)
+            self._feature_count = expected
+        elif expected not in (None, len(self.feature_names)) and not _makes_features(type(self)):
+            raise ConfigurationError(
+                f"{type(self).__name__} has {len(self.feature_names)} feature names, but the model "
+                f"{'' if self._preprocessor is None else 'and its preprocessor '}takes {expected} features. Correct "
+                "feature_names or the model's metadata, or override preprocess() if it makes the model's features."
+            )
         if self.accepts_missing is None:
             self.accepts_missing = accepts_missing(first)
         self._allowed_labels = frozenset(_declared_labels(type(self)))
@@ -243,6 +269,29 @@ def _declared_labels(inner: type) -> tuple[str, ...]:
     return (*definition.label_names, *definition.load_settings().settings.labels)
 
 
+def _makes_features(inner: type[PredictionService]) -> bool:
+    """Whether a service's own code stands between the features of a request and those of the model."""
+    return inner.features is not PredictionService.features or inner.preprocess is not PredictionService.preprocess
+
+
+@check("framework")
+def _framework(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # a check's signature
+    inner = definition.inner
+    if not issubclass(inner, PredictionService) or inner.load is not PredictionService.load:
+        return
+    try:
+        # Asked of the class itself, the attribute would resolve the model.
+        stored = bentoml.models.get(inspect.getattr_static(inner, "model").tag)
+    except (AttributeError, BentoMLException):
+        return  # no model is named, or the check of models has said that it is missing
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # each worker says once more what a framework warns of
+            import_framework(stored)
+    except ConfigurationError as error:
+        yield Problem("framework", str(error), "")
+
+
 def input_columns(features: Any, items: int, names: tuple[str, ...]) -> dict[str, Column]:
     """Features as they go on record: an array as one matrix, a frame by column, anything else whole an item."""
     if isinstance(features, np.ndarray) and features.dtype.kind in "biuf":
@@ -251,7 +300,7 @@ def input_columns(features: Any, items: int, names: tuple[str, ...]) -> dict[str
     if found is None or found[1] != items:
         return {"features": Values([plain(features)] * items)}
     column = found[0].get("features")
-    if isinstance(column, Values) and names:
+    if isinstance(column, Values) and names and not hasattr(features, "columns"):
         return {"features": Values([dict(zip(names, row, strict=False)) for row in column.values])}
     return found[0]
 
@@ -268,6 +317,13 @@ def _refuse_mistakes(cls: type) -> None:
         if name in STEPS and not (inspect.isfunction(value) and not inspect.iscoroutinefunction(value)):
             raise ServiceDefinitionError(
                 f"{cls.__name__}.{name} must be a plain method (def, not async def, no attribute): predict calls it."
+            )
+    for name in ("label_names", "feature_names", "class_names"):
+        value = cls.__dict__.get(name)
+        if isinstance(value, str):
+            raise ServiceDefinitionError(
+                f"{cls.__name__}.{name} must be a tuple of names, and a string would count letter by letter. "
+                f"Write {name} = ({value!r},)."
             )
     model = cls.__dict__.get("model")
     if model is not None and not isinstance(model, str | BentoModel):

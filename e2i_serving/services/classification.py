@@ -10,7 +10,7 @@ import numpy as np
 from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.record import Column, Constant, Matrix, Values
 from e2i_serving.services.base import PredictionService
-from e2i_serving.services.loading import as_probabilities
+from e2i_serving.services.loading import as_probabilities, require_probabilities
 from e2i_serving.services.requests import PredictionRequest, PredictionRequestBody
 from e2i_serving.services.responses import Answer, ClassificationResponse
 
@@ -65,6 +65,12 @@ class ClassificationService(PredictionService):
             outputs["threshold"] = Constant(self.threshold)
             body["threshold"] = self.threshold
         return outputs, body
+
+    def e2i_load(self) -> None:
+        """Load the model, and refuse one that gives no probabilities unless ``infer`` is overridden."""
+        super().e2i_load()
+        if type(self).infer is ClassificationService.infer:
+            require_probabilities(type(self).__name__, self.estimator)
 
     def model_classes(self) -> tuple[str, ...]:
         """The classes' names, found where they are given first: the class, the metadata, the model."""

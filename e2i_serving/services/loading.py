@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import warnings
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from bentoml import Model as StoredModel
+from bentoml.exceptions import MissingDependencyException
 
 from e2i_serving.exceptions import ConfigurationError
 
@@ -18,24 +20,50 @@ def load_model(stored: StoredModel) -> Any:
     Raises:
         ConfigurationError: The module can't be imported, or the model can't be loaded by it.
     """
-    module_name = stored.info.module
+    module = import_framework(stored)
     try:
-        module = importlib.import_module(module_name)
         loaded = module.load_model(stored.tag)
-    except ImportError as error:
-        raise ConfigurationError(
-            f"The model {stored.tag} was saved by {module_name}, which can't be imported: {error}. "
-            "Install its framework, or override load()."
-        ) from error
     except Exception as error:
         raise ConfigurationError(
-            f"The model {stored.tag} can't be loaded by {module_name}: {type(error).__name__}: {error}. "
+            f"The model {stored.tag} can't be loaded by {stored.info.module}: {type(error).__name__}: {error}. "
             "Override load() if it needs more than that."
         ) from error
-    if hasattr(loaded, "feature_names_in_"):
-        # It was fitted on a frame and is asked with arrays in the same order, which the service sees to.
-        warnings.filterwarnings("ignore", message="X does not have valid feature names", category=UserWarning)
-    return _ADAPTERS.get((type(loaded).__module__.partition(".")[0], type(loaded).__name__), _same)(loaded)
+    return _adapted(loaded)
+
+
+def import_framework(stored: StoredModel) -> Any:
+    """Import the BentoML module that saved a model.
+
+    Returns:
+        The module, which has ``load_model``.
+
+    Raises:
+        ConfigurationError: None is named, it can't be imported, or it loads no models; said in one line.
+    """
+    name = stored.info.module
+    if not name:
+        raise ConfigurationError(f"The model {stored.tag} does not say which module saved it. Override load().")
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:
+        # BentoML has an exception of its own for a missing framework; a broken one may raise anything.
+        is_missing = isinstance(error, ImportError | MissingDependencyException)
+        said = " ".join(str(error if is_missing else f"{type(error).__name__}: {error}").split()).rstrip(".")
+        raise ConfigurationError(
+            f"The model {stored.tag} was saved by {name}, which can't be imported: {said}. "
+            "Install its framework, or override load()."
+        ) from error
+    if not hasattr(module, "load_model"):
+        raise ConfigurationError(
+            f"The model {stored.tag} was saved by {name}, which has no load_model. Override load()."
+        )
+    return module
+
+
+def ignore_missing_feature_names() -> None:
+    """Keep scikit-learn from warning, at each prediction, of arrays where a model was fitted on a frame."""
+    # The service sees to the order of features.
+    warnings.filterwarnings("ignore", message="X does not have valid feature names", category=UserWarning)
 
 
 def feature_names_of(estimator: Any) -> tuple[str, ...]:
@@ -69,10 +97,17 @@ class XGBoostBooster:
         booster: The booster.
     """
 
+    probabilistic: ClassVar[tuple[str, ...]] = ("binary:logistic", "multi:softprob", "reg:logistic")
+
     def __init__(self, booster: Any) -> None:
         self._booster = booster
         self.feature_names_in_ = tuple(booster.feature_names or ())
         self.n_features_in_ = booster.num_features()
+
+    @property
+    def objective(self) -> str:
+        """The objective; of one that was given as a function, XGBoost's default."""
+        return str(json.loads(self._booster.save_config())["learner"]["objective"]["name"])
 
     def predict(self, features: Any) -> Any:
         """Raw predictions, shape ``(n,)`` or ``(n, classes)``."""
@@ -91,10 +126,17 @@ class LightGBMBooster:
         booster: The booster.
     """
 
+    probabilistic: ClassVar[tuple[str, ...]] = ("binary", "multiclass", "multiclassova", "cross_entropy")
+
     def __init__(self, booster: Any) -> None:
         self._booster = booster
         self.feature_names_in_ = tuple(booster.feature_name())
         self.n_features_in_ = booster.num_feature()
+
+    @property
+    def objective(self) -> str:
+        """The objective; empty for one that was given as a function."""
+        return str(self._booster.dump_model(num_iteration=1).get("objective", "")).partition(" ")[0]
 
     def predict(self, features: Any) -> Any:
         """Raw predictions, shape ``(n,)`` or ``(n, classes)``."""
@@ -111,9 +153,34 @@ def as_probabilities(raw: Any) -> Any:
     return np.column_stack([1.0 - raw, raw]) if raw.ndim == 1 else raw
 
 
-def _same(loaded: Any) -> Any:
-    return loaded
+def require_probabilities(service: str, estimator: Any) -> None:
+    """Refuse a bare booster that gives classes, margins or values where probabilities are needed.
+
+    Args:
+        service: Name of the service's class.
+        estimator: What its ``load`` returned.
+
+    Raises:
+        ConfigurationError: The booster's objective gives no class probabilities.
+    """
+    booster = _adapted(estimator)
+    if not isinstance(booster, XGBoostBooster | LightGBMBooster) or booster.objective in booster.probabilistic:
+        return
+    objective = f"objective {booster.objective!r}" if booster.objective else "an objective of its own"
+    raise ConfigurationError(
+        f"{service} serves a booster with {objective}, which gives no class probabilities. "
+        f"Train it with {' or '.join(map(repr, booster.probabilistic[:2]))}, or override infer() to return "
+        "probabilities of shape (n, classes)."
+    )
 
 
-_ADAPTERS = {("xgboost", "Booster"): XGBoostBooster, ("lightgbm", "Booster"): LightGBMBooster}
+def _adapted(loaded: Any) -> Any:
+    adapter = _ADAPTERS.get((type(loaded).__module__.partition(".")[0], type(loaded).__name__))
+    return loaded if adapter is None else adapter(loaded)
+
+
+_ADAPTERS: dict[tuple[str, str], type[XGBoostBooster | LightGBMBooster]] = {
+    ("xgboost", "Booster"): XGBoostBooster,
+    ("lightgbm", "Booster"): LightGBMBooster,
+}
 """By top-level package and class name, what gives a loaded object ``predict`` and ``predict_proba``."""

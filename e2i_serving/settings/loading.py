@@ -22,6 +22,13 @@ PREFIX = "E2I_SERVING_"
 CONFIG_FILE_NAME = "observability.yaml"
 CONFIG_FILE_VARIABLE = "E2I_SERVING_CONFIG_FILE"
 
+# Kubernetes gives each pod variables about the Services of its namespace. Those of one named e2i-serving, or
+# e2i-serving-churn, begin with the prefix of the settings, and nobody set them.
+_OF_KUBERNETES = re.compile(
+    rf"{PREFIX}(?:\w+_)?"
+    r"(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?)"
+)
+
 
 class Origin(StrEnum):
     """Where a setting's value came from."""
@@ -154,7 +161,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     unknown = {
         key[len(PREFIX) :].lower(): value
         for key, value in environ.items()
-        if key.startswith(PREFIX) and key not in known and key != CONFIG_FILE_VARIABLE
+        if key.startswith(PREFIX)
+        and key not in known
+        and key != CONFIG_FILE_VARIABLE
+        and not _OF_KUBERNETES.fullmatch(key)
     }
     source = EnvSettingsSource(Settings)
     source.env_vars = {key.lower(): value for key, value in environ.items() if key in known and value}

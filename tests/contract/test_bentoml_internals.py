@@ -60,7 +60,7 @@ async def ask(app, path, **options):
 
 
 def test_a_service_class_of_ours_is_used_and_told_its_callers_module():
-    """``runtime/bento.py``: ``service_class`` is accepted, and ``to_asgi`` and ``_caller_module`` are what they were."""
+    """``runtime/bento.py``: ``service_class`` is accepted; ``to_asgi`` and ``_caller_module`` are what they were."""
 
     @attrs.define
     class Ours(Service):
@@ -157,7 +157,7 @@ def test_specs_run_in_each_requests_own_context_under_batching():
 
 @pytest.mark.parametrize(("how", "status"), [("validation", 400), ("missing", 404)])
 def test_errors_are_answered_as_described(how, status):
-    """``services/errors.py``: a ValidationError anywhere is 400 with error and detail; an exception's code is its status."""
+    """``services/errors.py``: a ValidationError is 400 with error and detail; an exception's code is its status."""
     answer = asyncio.run(ask(Recorder(make_service(), is_main=True)(), "/fail", json={"how": how}))
     assert answer.status_code == status
     if how == "validation":
@@ -191,7 +191,7 @@ def test_the_request_id_of_the_answer_is_taken_from_the_trace_context():
 
 
 def test_a_deployment_hook_is_found_under_any_name():
-    """``runtime/checks.py``: the supervisor calls a marked static attribute, partials included, and lets SystemExit pass."""
+    """``runtime/checks.py``: the supervisor calls a marked static attribute and lets SystemExit pass."""
     called = []
 
     class Subject:

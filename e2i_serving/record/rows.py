@@ -44,7 +44,7 @@ class Entry(msgspec.Struct, frozen=True):
 
 @dataclass(slots=True)
 class RowBatch:
-    """Rows that belong together and are written in one transaction.
+    """Rows that belong together and are written in one transaction. Every row holds every column of its table.
 
     Attributes:
         predictions: One row a request.

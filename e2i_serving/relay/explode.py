@@ -6,6 +6,7 @@ columns are spread out in bulk and zipped into rows, with as little Python an it
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -33,8 +34,17 @@ ENTITY_LENGTH: Final = 256
 """Most characters of an entity's name or value that can be looked up: database indexes bound their
 keys. A longer one still stands in the item's ``entity``."""
 
-_BLANK_ITEM: Final[Row] = dict.fromkeys(("entity", "inputs", "outputs", *ITEM_OUTPUT_COLUMNS))
+_BLANK_ITEM: Final[Row] = {
+    **dict.fromkeys(("prediction_id", "time_ns", "model", "model_version", "entity", "inputs", "outputs")),
+    **dict.fromkeys(ITEM_OUTPUT_COLUMNS),
+    "item_index": 0,
+}
 _LARGEST: Final = 2**53
+_NATIVE: Final = {"|b1": "?", "|u1": "B", "|i1": "b"} | {
+    f"{'<' if sys.byteorder == 'little' else '>'}{kind}": code
+    for kind, code in {"f4": "f", "f8": "d", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q"}.items()
+}
+"""NumPy's types that Python's own memory views read, which is three times as fast for one item."""
 _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 
 
@@ -58,70 +68,81 @@ def explode(entries: Sequence[Entry]) -> RowBatch:
             continue
         if entry.life is not life:
             life = entry.life
-            of_life = _life_columns(life)
+            of_life = _life_row(life)
         _explode_record(batch, entry, body, of_life)
     return batch
 
 
 def _explode_record(batch: RowBatch, entry: Entry, record: PredictionRecord, of_life: Row) -> None:
+    row = of_life.copy()
     served = entry.life.model
+    names, classes = served.feature_names, served.classes
     model = record.model or served.name
     version = record.model_version or served.version
-    is_served = model == served.name and version == served.version
+    if model != served.name or version != served.version:
+        names = classes = ()
+        row["model"] = model or None
+        row["model_version"] = version or None
+        row["model_digest"] = row["task"] = None
     misfits: list[str] = []
-    if record.items > 0:
-        names = served.feature_names if is_served else ()
-        classes = served.classes if is_served else ()
-        entities = _spread_all(record.entities, record.items, {}, misfits, "entities")
-        inputs = _spread_all(record.inputs, record.items, {"features": names}, misfits, "inputs")
-        outputs = _spread_all(record.outputs, record.items, {"probabilities": classes}, misfits, "outputs")
-        batch.items += _item_rows(record, model or None, version or None, entities, inputs, outputs)
+    items = record.items
+    if items > 0:
+        entities = _spread_all(record.entities, items, "", (), misfits, "entities")
+        inputs = _spread_all(record.inputs, items, "features", names, misfits, "inputs")
+        outputs = _spread_all(record.outputs, items, "probabilities", classes, misfits, "outputs")
+        batch.items += _item_rows(record, row["model"], row["model_version"], entities, inputs, outputs)
         for name, values in entities.items():
-            batch.entities += _entity_rows(record, name, values, model or None)
+            batch.entities += _entity_rows(record, name, values, row["model"])
     elif record.entities or record.inputs or record.outputs:
         for kind, columns in (("entities", record.entities), ("inputs", record.inputs), ("outputs", record.outputs)):
             misfits += [f"{kind}.{name}" for name, column in columns.items() if _length(column)]
-    batch.predictions.append(
-        {
-            "prediction_id": record.prediction_id,
-            "time_ns": record.time_ns,
-            "duration": record.duration,
-            "outcome": record.outcome.value,
-            "status": record.status,
-            "endpoint": record.endpoint or None,
-            "route": record.route or None,
-            "method": record.method or None,
-            "request_id": _text(record.request_id),
-            "trace_id": record.trace_id or None,
-            "span_id": record.span_id or None,
-            "parent_span_id": record.parent_span_id or None,
-            "parent_request_id": _text(record.parent_request_id),
-            "sampled": record.sampled,
-            "principal": _text(record.principal),
-            "principal_source": record.principal_source or None,
-            "phases": _json(record.phases) if record.phases else None,
-            "model": model or None,
-            "model_version": version or None,
-            "model_digest": (served.digest or None) if is_served else None,
-            "task": record.task or (served.task if is_served else "") or None,
-            "error_type": _text(record.error_type) or (INCONSISTENT_COLUMNS if misfits else None),
-            "error_message": _text(record.error_message) or _misfit_message(misfits, record.items),
-            "labels": _json(record.labels) if record.labels else None,
-            "attributes": _json(record.attributes) if record.attributes else None,
-            "items": record.items,
-            "request_bytes": _size(record.request_bytes),
-            "response_bytes": _size(record.response_bytes),
-            "sampling_fraction": record.sampling_fraction,
-            "redactions": _json(record.redactions) if record.redactions else None,
-            "sequence": entry.sequence,
-            **of_life,
-        }
-    )
+    _fill_prediction_row(row, record)
+    row["sequence"] = entry.sequence
+    if misfits:
+        row["error_type"] = row["error_type"] or INCONSISTENT_COLUMNS
+        row["error_message"] = row["error_message"] or _misfit_message(misfits, items)
+    batch.predictions.append(row)
 
 
-def _life_columns(life: Life) -> Row:
+def _fill_prediction_row(row: Row, record: PredictionRecord) -> None:
+    row["prediction_id"] = record.prediction_id
+    row["time_ns"] = record.time_ns
+    row["duration"] = record.duration
+    row["outcome"] = record.outcome._value_  # a fifth of what .value costs
+    row["status"] = record.status
+    row["endpoint"] = record.endpoint or None
+    row["route"] = record.route or None
+    row["method"] = record.method or None
+    row["request_id"] = _text(record.request_id)
+    row["trace_id"] = record.trace_id or None
+    row["span_id"] = record.span_id or None
+    row["parent_span_id"] = record.parent_span_id or None
+    row["sampled"] = record.sampled
+    row["items"] = record.items
+    row["sampling_fraction"] = record.sampling_fraction
+    row["phases"] = _json(record.phases) if record.phases else None
+    row["labels"] = _json(record.labels) if record.labels else None
+    row["attributes"] = _json(record.attributes) if record.attributes else None
+    row["redactions"] = _json(record.redactions) if record.redactions else None
+    row["parent_request_id"] = _text(record.parent_request_id)
+    row["principal"] = _text(record.principal)
+    row["principal_source"] = record.principal_source or None
+    row["task"] = record.task or row["task"]
+    row["error_type"] = _text(record.error_type)
+    row["error_message"] = _text(record.error_message)
+    row["request_bytes"] = _size(record.request_bytes)
+    row["response_bytes"] = _size(record.response_bytes)
+
+
+def _life_row(life: Life) -> Row:
+    """The part of a prediction's row that the life tells."""
+    served = life.model
     where = life.deployment
     return {
+        "model": served.name or None,
+        "model_version": served.version or None,
+        "model_digest": served.digest or None,
+        "task": served.task or None,
         "service": life.service or None,
         "code_digest": life.code_digest or None,
         "bento": life.bento or None,
@@ -174,14 +195,11 @@ def _item_rows(
         columns["entity"] = _objects(entities)
     if others:
         columns["outputs"] = _objects(others)
-    first = {
-        **_BLANK_ITEM,
-        "prediction_id": record.prediction_id,
-        "item_index": 0,
-        "time_ns": record.time_ns,
-        "model": model,
-        "model_version": version,
-    }
+    first = _BLANK_ITEM.copy()
+    first["prediction_id"] = record.prediction_id
+    first["time_ns"] = record.time_ns
+    first["model"] = model
+    first["model_version"] = version
     if record.items == 1:
         for name, cells in columns.items():
             first[name] = cells[0]
@@ -210,12 +228,22 @@ def _entity_rows(record: PredictionRecord, name: str, values: list[Any], model: 
 
 
 def _spread_all(
-    columns: Mapping[str, Column], items: int, names: Mapping[str, tuple[str, ...]], misfits: list[str], kind: str
+    columns: Mapping[str, Column], items: int, named: str, names: tuple[str, ...], misfits: list[str], kind: str
 ) -> dict[str, list[Any]]:
-    """The columns that fit, as one value an item; the others are named in ``misfits``."""
+    """The columns that fit, as one value an item; the others are listed in ``misfits``.
+
+    The column called ``named`` takes ``names`` when it has none of its own.
+    """
     spread: dict[str, list[Any]] = {}
     for name, column in columns.items():
-        values = _spread(column, items, names.get(name, ()))
+        values: list[Any] | None = None
+        if isinstance(column, Matrix):
+            if not column.shape or column.shape[0] == items:
+                values = _spread_matrix(column, items, names if name == named else ())
+        elif isinstance(column, Constant):
+            values = [column.value] * items
+        elif len(column.values) == items:
+            values = column.values
         if values is None:
             misfits.append(f"{kind}.{name}")
         else:
@@ -223,18 +251,12 @@ def _spread_all(
     return spread
 
 
-def _spread(column: Column, items: int, names: tuple[str, ...]) -> list[Any] | None:
-    if isinstance(column, Constant):
-        return [column.value] * items
-    if isinstance(column, Values):
-        return column.values if len(column.values) == items else None
-    return _spread_matrix(column, items, names) if not column.shape or column.shape[0] == items else None
-
-
 def _spread_matrix(column: Matrix, items: int, names: tuple[str, ...]) -> list[Any] | None:
     shape = column.shape
+    code: Any = _NATIVE.get(column.dtype)
     try:
-        rows: Any = column.array().tolist()
+        is_native = code is not None and 0 not in shape
+        rows: Any = memoryview(column.data).cast(code, shape).tolist() if is_native else column.array().tolist()
     except (TypeError, ValueError):
         return None  # the bytes are not what the type and shape say
     if not shape:
@@ -264,6 +286,8 @@ def _misfit_message(misfits: list[str], items: int) -> str | None:
 
 
 def _objects(columns: Mapping[str, list[Any]]) -> list[str | None]:
+    if len(next(iter(columns.values()))) == 1:
+        return [_json({name: values[0] for name, values in columns.items()})]
     names = tuple(columns)
     return _json_lines([dict(zip(names, row)) for row in zip(*columns.values())])  # noqa: B905  # all fit, and timed
 
@@ -287,7 +311,7 @@ def _json(value: Any) -> str | None:
         text = _encoder.encode(value).decode()
     except (TypeError, ValueError, RecursionError):
         text = _encoder.encode(ascii(value)).decode()  # keeps what can't be JSON as the text of it
-    return _stored(text)
+    return _stored(text) if text == "null" or "\\u0000" in text else text
 
 
 def _stored(text: str) -> str | None:
@@ -307,7 +331,7 @@ def _without_nul(value: Any) -> Any:
 
 
 def _text(value: str) -> str | None:
-    return (value.replace("\0", "\ufffd") if "\0" in value else value) or None
+    return (value.replace("\0", "\ufffd") if "\0" in value else value) if value else None
 
 
 def _size(value: int) -> int | None:

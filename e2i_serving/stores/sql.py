@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, Executable, Table, bindparam, func, select, update
+from sqlalchemy import Connection, Dialect, Table, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.schema import CreateIndex, CreateTable
 
@@ -49,6 +50,7 @@ class SqlAuditStore:
         """
         self._url = url
         self._engine = open_engine(url)
+        self._inserts = {table.name: _insert_or_ignore(table, self._engine.dialect) for table in metadata.sorted_tables}
         self._has_tables = False
 
     def write(self, batch: RowBatch) -> int:
@@ -81,15 +83,20 @@ class SqlAuditStore:
         self._has_tables = True
 
     def _insert(self, connection: Connection, table: Table, rows: Sequence[Row]) -> int:
+        """Hand rows to the driver as they are: to process each value again would cost more than the database."""
         if not rows:
             return 0
-        result = connection.execute(self._insert_or_ignore(table), rows)
-        return max(result.rowcount, 0)
+        statement, names = self._inserts[table.name]
+        parameters: Sequence[Any] = list(map(itemgetter(*names), rows)) if names else rows
+        options = {"preserve_rowcount": True}
+        return max(connection.exec_driver_sql(statement, parameters, execution_options=options).rowcount, 0)
 
-    def _insert_or_ignore(self, table: Table) -> Executable:
-        dialect: Any = postgresql if self._engine.dialect.name == "postgresql" else sqlite
-        statement: Executable = dialect.insert(table).on_conflict_do_nothing()
-        return statement.execution_options(preserve_rowcount=True)
+
+def _insert_or_ignore(table: Table, dialect: Dialect) -> tuple[str, Sequence[str]]:
+    """The statement for a driver, and the columns in its order; none for a driver that takes them by name."""
+    construct: Any = postgresql if dialect.name == "postgresql" else sqlite
+    compiled: Any = construct.insert(table).on_conflict_do_nothing().compile(dialect=dialect)
+    return str(compiled), compiled.positiontup or ()
 
 
 def _without(row: Row, column: str) -> Row:

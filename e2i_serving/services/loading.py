@@ -154,15 +154,21 @@ def as_probabilities(raw: Any) -> Any:
 
 
 def require_probabilities(service: str, estimator: Any) -> None:
-    """Refuse a bare booster that gives classes, margins or values where probabilities are needed.
+    """Refuse a model that gives classes, margins or values where probabilities are needed.
 
     Args:
         service: Name of the service's class.
         estimator: What its ``load`` returned.
 
     Raises:
-        ConfigurationError: The booster's objective gives no class probabilities.
+        ConfigurationError: It is a booster whose objective gives no class probabilities, or an estimator with
+            scikit-learn's interface and without ``predict_proba``.
     """
+    if hasattr(estimator, "get_params") and not hasattr(estimator, "predict_proba"):
+        raise ConfigurationError(
+            f"{service} serves a {type(estimator).__name__}, which has no predict_proba. Train a classifier that "
+            "gives probabilities (CalibratedClassifierCV makes one of any), or override infer() to return them."
+        )
     booster = _adapted(estimator)
     if not isinstance(booster, XGBoostBooster | LightGBMBooster) or booster.objective in booster.probabilistic:
         return

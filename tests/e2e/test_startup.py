@@ -66,6 +66,28 @@ def test_a_missing_model_is_refused(start, tmp_path):
     assert "Traceback" not in done.stdout + done.stderr
 
 
+def test_a_model_whose_framework_is_missing_is_refused(start, tmp_path):
+    """No worker is started to fail on it again and again; the module is named, with what to do about it."""
+    train = "import bentoml\nwith bentoml.models.create('alien', module='no_such_framework'): pass\n"
+    code = """
+        import e2i_serving
+
+        @e2i_serving.service
+        class Alien(e2i_serving.ClassificationService):
+            model = "alien:latest"
+    """
+    home = str(tmp_path / "home")
+    assert start(command=(sys.executable, "-c", train), BENTOML_HOME=home).returncode == 0
+    (tmp_path / "alien.py").write_text(textwrap.dedent(code))
+    done = start("alien:Alien", folder=tmp_path, BENTOML_HOME=home)
+    said = [line for line in (done.stdout + done.stderr).splitlines() if "no_such_framework" in line]
+    assert done.returncode == 1
+    assert len(said) == 1
+    assert said[0].lstrip().startswith("[framework] The model alien:")
+    assert "Install its framework, or override load()." in said[0]
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_a_method_that_lost_its_decorator_is_refused(start, tmp_path):
     """An override that would silently drop the route is an error that says what to do."""
     code = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ def found(service: ServiceDefinition) -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def stored() -> str:
     """The tag of a model that is in the store."""
-    with bentoml.models.create("checked") as model:
+    with bentoml.models.create("checked", module="bentoml.sklearn") as model:
         pass
     return str(model.tag)
 
@@ -131,18 +131,51 @@ def test_the_hook_lets_a_sound_service_start(tmp_path, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(not Path("/proc/self/mounts").exists(), reason="The kernel lists no mounts here.")
 def test_the_file_system_is_the_kernels_own_word(tmp_path):
-    """The nearest mount above a path says what it is on."""
-    assert file_system(Path("/proc/self")) == "proc"
-    assert file_system(tmp_path / "not" / "there") == file_system(tmp_path) != ""
+    """The nearest mount above a path says what it is on; where the kernel lists no mounts, nothing does."""
+    lists_mounts = Path("/proc/self/mounts").exists()
+    assert file_system(Path("/proc/self")) == ("proc" if lists_mounts else "")
+    assert file_system(tmp_path / "not" / "there") == file_system(tmp_path)
+    assert bool(file_system(tmp_path)) is lists_mounts
 
 
-def test_a_folder_without_permission_is_a_problem(tmp_path):
-    """What the server may not write to is found out by writing."""
-    locked = tmp_path / "locked"
-    locked.mkdir(mode=0o500)
-    if os.access(locked, os.W_OK):
-        pytest.skip("This user may write anywhere.")
-    (problem,) = found(definition(locked / "data"))["data-directory"]
-    assert "Permission denied" in problem
+@pytest.mark.parametrize("path", ["/proc", "/proc/no/such", "/dev/null/data"])
+def test_a_folder_that_takes_no_files_is_a_problem(path):
+    """What the server may not write to is found out by writing, also where it runs as root."""
+    (problem,) = found(definition(Path(path)))["data-directory"]
+    assert problem.startswith(f"[data-directory] The data directory {path} can't be written to: ")
+
+
+def framework_problems(data_dir: Path, module: str, **attributes: Any) -> list[str]:
+    """What the check of frameworks says of a service whose model was saved by a module."""
+    with bentoml.models.create("saved_by", module=module) as model:
+        pass
+    inner = type("Saved", (RegressionService,), {"model": str(model.tag), "__module__": __name__, **attributes})
+    return found(definition(data_dir, inner))["framework"]
+
+
+def test_a_framework_that_is_not_installed(tmp_path, monkeypatch):
+    """The module that saved the model is imported before a worker needs it; one line says what is missing."""
+    monkeypatch.delitem(sys.modules, "bentoml.lightgbm", raising=False)
+    monkeypatch.delitem(sys.modules, "_bentoml_impl.frameworks.lightgbm", raising=False)
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    for module in ("bentoml.lightgbm", "no_such_framework"):
+        (problem,) = framework_problems(tmp_path, module)
+        assert problem.startswith("[framework] The model saved_by:")
+        assert f"was saved by {module}, which can't be imported: " in problem
+        assert problem.endswith("Install its framework, or override load().")
+        assert "\n" not in problem
+
+
+def test_a_module_that_loads_no_models(tmp_path):
+    """A model made by hand needs a ``load`` of the service's own, and is no problem where there is one."""
+    assert "which has no load_model. Override load()." in framework_problems(tmp_path, "json")[0]
+    assert "does not say which module saved it. Override load()." in framework_problems(tmp_path, "")[0]
+    assert framework_problems(tmp_path, "no_such_framework", load=lambda self: None) == []
+
+
+def test_a_framework_that_is_installed(tmp_path):
+    """Whatever importing it warns of is not said here; a service without a model has no framework."""
+    assert framework_problems(tmp_path, "bentoml.sklearn") == []
+    assert framework_problems(tmp_path, "bentoml.picklable_model") == []
+    assert found(definition(tmp_path, RegressionService))["framework"] == []

@@ -74,11 +74,8 @@ def test_a_scikit_learn_model_is_loaded_as_it_is():
     assert isinstance(loaded, LogisticRegression)
     assert feature_names_of(loaded) == NAMES
     assert feature_count_of(loaded) == 3
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        load_model(bentoml.models.get("sklearn_named:latest"))
-        frame = pd.DataFrame(ROWS, columns=list(NAMES))
-        assert loaded.predict_proba(ROWS) == pytest.approx(model.predict_proba(frame))
+    frame = pd.DataFrame(ROWS, columns=list(NAMES))
+    assert loaded.predict_proba(frame) == pytest.approx(model.predict_proba(frame))
 
 
 def test_a_model_without_names_has_none():
@@ -185,12 +182,34 @@ def test_a_framework_that_is_missing_is_named(monkeypatch):
         load_model(stored)
 
 
+def test_a_framework_that_can_not_be_imported_is_named(monkeypatch, tmp_path):
+    """BentoML has an exception of its own for a missing framework, and a broken one may raise any."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_framework.py").write_text("raise OSError('libgomp.so.1:\\n  cannot open')")
+    monkeypatch.delitem(sys.modules, "bentoml.lightgbm", raising=False)
+    monkeypatch.delitem(sys.modules, "_bentoml_impl.frameworks.lightgbm", raising=False)
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    for module, said in (
+        ("bentoml.lightgbm", "lightgbm is required .*Install its"),
+        ("broken_framework", "OSError: libgomp.so.1: cannot open. Install its"),
+    ):
+        with bentoml.models.create("unimportable", module=module) as stored:
+            pass
+        with pytest.raises(ConfigurationError, match=rf"was saved by {module}, which can't be imported: {said}"):
+            load_model(bentoml.models.get(stored.tag))
+
+
 def test_a_model_that_can_not_be_loaded_is_named(tmp_path):
     """A damaged file, or a module with no way to load, is an error that names the model."""
-    with bentoml.models.create("bare", module="json") as stored:
-        pass
-    with pytest.raises(ConfigurationError, match=r"bare:.* can't be loaded by json: AttributeError.*Override load"):
-        load_model(bentoml.models.get(stored.tag))
+    for module, said in (
+        ("json", r"was saved by json, which has no load_model. Override load"),
+        ("", r"does not say which module saved it. Override load"),
+        ("bentoml.sklearn", r"can't be loaded by bentoml.sklearn: \w+: .*Override load"),
+    ):
+        with bentoml.models.create("bare", module=module) as stored:
+            pass
+        with pytest.raises(ConfigurationError, match=rf"bare:\w+ {said}"):
+            load_model(bentoml.models.get(stored.tag))
 
 
 def test_a_model_is_described_by_name_version_and_content():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections import OrderedDict
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, time
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
@@ -34,6 +34,7 @@ SCALARS = (
     | st.binary()
     | st.dates()
     | st.datetimes()
+    | st.timedeltas()
     | st.decimals()
     | st.uuids()
     | st.complex_numbers()
@@ -63,6 +64,22 @@ class Colour(enum.StrEnum):
 
 class Level(enum.IntEnum):
     HIGH = 3
+
+
+class Kind(enum.Enum):
+    SINCE = date(2030, 3, 17)
+    PAIR = (1, "a")
+
+
+@dataclass
+class Point:
+    x: int
+    label: Any = None
+
+
+@dataclass(slots=True)
+class Unset:
+    x: int = field(init=False)
 
 
 class Body(BaseModel):
@@ -114,6 +131,15 @@ def test_what_is_plain_already_stays_as_it_is(value):
         (date(2030, 3, 17), "2030-03-17"),
         (time(17, 46), "17:46:00"),
         (np.datetime64("2030-03-17"), "2030-03-17"),
+        (timedelta(minutes=1, milliseconds=500), 60.5),
+        (timedelta(days=-1), -86400.0),
+        (pd.Timedelta(seconds=2), 2.0),
+        (Decimal("1.50"), "1.50"),
+        (Decimal("sNaN"), "sNaN"),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        (Kind.SINCE, "2030-03-17"),
+        (Kind.PAIR, [1, "a"]),
+        (Point(1, Point(2, Decimal(3))), {"x": 1, "label": {"x": 2, "label": "3"}}),
         (Body(age=3, tags=["x"]), {"age": 3, "tags": ["x"]}),
         (2**64, str(2**64)),
         (-(2**63) - 1, str(-(2**63) - 1)),
@@ -176,8 +202,7 @@ def test_what_is_not_known_is_named():
     assert plain(Tensor())["shape"] == [2, 3]
     assert plain(object()) == {"type": "object"}
     assert plain(len)["type"] == "builtin_function_or_method"
-    assert plain(Decimal("1.5"))["type"] == "decimal.Decimal"
-    assert plain(UUID(int=0))["type"] == "uuid.UUID"
+    assert plain(Point) == {"type": "type"}
 
 
 def test_an_object_that_raises_when_looked_at_is_named():
@@ -195,7 +220,7 @@ def test_an_object_that_raises_when_looked_at_is_named():
         def items(self) -> Any:
             raise RuntimeError("not now")
 
-    for value in (Odd(), Symbolic(), Broken(a=1)):
+    for value in (Odd(), Symbolic(), Broken(a=1), Unset()):
         assert plain(value) == {"type": f"{__name__}.{type(value).__qualname__}"}
         assert plain([value, 1])[1] == 1
 
@@ -211,6 +236,9 @@ def test_what_contains_itself_ends():
         depth += 1
     assert depth == MAX_DEPTH
     assert made == {"type": "list", "length": 1}
+    point = Point(1)
+    point.label = point
+    assert str(plain(point)).count("'label'") == MAX_DEPTH
 
 
 def test_a_copy_does_not_follow_later_changes():
@@ -262,11 +290,6 @@ def test_a_frame_with_odd_columns_is_no_trouble():
     assert spread(columns({"frame": numbered})) == {"0": [1, 3], "1": [2, 4]}
     levels = pd.DataFrame([[1, 2]], columns=pd.MultiIndex.from_tuples([("a", "b"), ("a", "c")]))
     assert spread(columns({"frame": levels})) == {"('a', 'b')": [1], "('a', 'c')": [2]}
-
-
-@dataclass
-class Point:
-    x: int
 
 
 @pytest.mark.parametrize(

@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import bentoml
 import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
 from sklearn.linear_model import LinearRegression, LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
-import e2i_serving
-from e2i_serving.exceptions import ConfigurationError, ServiceDefinitionError
 from e2i_serving.propagation import ContextExtractor
 from e2i_serving.record import Column, Constant, Entry, Life, Matrix, ModelInfo, Outcome, Values, column_values
 from e2i_serving.relay.explode import explode
@@ -217,18 +213,6 @@ def test_a_classifier_without_predict_proba_gives_the_second_class():
     assert seen.answer["predictions"] == [0, 1]
 
 
-def test_class_names_that_do_not_fit_are_refused_at_start():
-    """Two names for three classes would answer the wrong ones."""
-
-    class Wrong(Species):
-        class_names = ("a", "b")
-
-    with pytest.raises(
-        ConfigurationError, match=r"Wrong names 2 classes, a, b, but the model has 3. Correct class_names"
-    ):
-        started(Wrong)
-
-
 def test_a_causal_estimate_is_answered_and_recorded_whole():
     """Effect, interval, outcomes and propensity come from what the model can tell; the treatment from the effect."""
     seen = Seen(started(Uplift), instances=[[0.5, 0], [1.0, 0], [1.5, 0]])
@@ -408,110 +392,7 @@ def test_features_of_any_form_go_on_record():
     assert input_columns(["a", "b"], 2, ()) == {"features": Values(["a", "b"])}
 
 
-class Text(PredictionService):
-    """A service of no task, whose model is not in the store."""
-
-    def load(self) -> Any:
-        return "ready"
-
-
-async def test_a_service_is_ready_once_its_model_is_loaded():
-    """Before, it is not; what it serves is named after the class."""
-    service = Text()
-    assert not await service.__is_ready__()
-    assert service.info == ModelInfo()
-    service.e2i_load()
-    assert await service.__is_ready__()
-    assert service.info == ModelInfo(name="Text")
-    assert service.__metrics__("theirs") == "theirs"
-    with pytest.raises(NotImplementedError):
-        service.postprocess(None, decode(b'{"instances": [[1]]}'))
-
-
-@pytest.fixture(scope="module")
-def stored() -> str:
-    """A classifier in the store, with a preprocessor and what it should know of itself."""
-    frame = pd.DataFrame(ROWS, columns=["age", "tenure"])
-    scaler = StandardScaler().set_output(transform="pandas").fit(frame)
-    model = LogisticRegression().fit(scaler.transform(frame).add_prefix("scaled_"), [0, 0, 1, 1])
-    tag = bentoml.sklearn.save_model(
-        "churn_stored", model, metadata={"class_names": ["stay", "leave"]}, custom_objects={"preprocessor": scaler}
-    ).tag
-    return str(tag)
-
-
-@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
-def test_a_stored_model_brings_what_was_saved_with_it(stored):
-    """Names, classes and preprocessor come from the store, and the answer names the version."""
-    Stored = type("Stored", (ClassificationService,), {"model": stored, "__module__": __name__})  # noqa: N806  # a class
-    service = started(Stored)
-    assert service.feature_names == ("age", "tenure")
-    assert service.class_names == ("stay", "leave")
-    assert service.info.classes == ("stay", "leave")
-    assert service.info.tag == stored
-    assert len(service.info.digest) == 64
-    service.estimator = LogisticRegression().fit(service.preprocess(ROWS), [0, 0, 1, 1])
-    seen = Seen(service, instances=[{"age": 3, "tenure": 0}])
-    assert f"{seen.answer['model_name']}:{seen.answer['model_version']}" == stored
-    assert seen.answer["predictions"] == ["leave"]
-    assert service.info.task == "classification"
-    found = type(service).model_info.func(service)
-    assert (found.name, found.classes) == ("churn_stored", ["stay", "leave"])
-
-
-def test_a_service_can_be_served():
-    """The decorator gives BentoML's own service, with the routes of the base."""
-    service = e2i_serving.service(name="doubling", observability={"arm": "b"})(Doubling)
-    assert service.name == "doubling"
-    assert set(service.apis) == {"predict", "model_info"}
-    assert service.apis["predict"].route == "/predict"
-    with pytest.raises(ServiceDefinitionError, match="is a service already"):
-        e2i_serving.service(service)
-
-
 def test_constants_and_columns_are_distinct():
     """A threshold is written once a request, not once an item."""
     seen = Seen(started(Churn), instances=[[1, 2]] * 3)
     assert isinstance(seen.gathered.outputs["threshold"], Constant)
-
-
-@pytest.mark.parametrize("kind", ["thread", "loop"])
-async def test_under_a_plain_decorator_records_are_made_on_the_event_loop(tmp_path, monkeypatch, kind):
-    """The journal has one writer: what is raised in a method's thread is put on record by the loop, and in order."""
-    import threading
-
-    import httpx
-
-    from e2i_serving.journal import JournalReader, JournalWriter, list_lives
-
-    monkeypatch.setenv("E2I_SERVING_DATA_DIR", str(tmp_path))
-    monkeypatch.setenv("E2I_SERVING_RELAY_ENABLED", "false")
-    monkeypatch.setenv("E2I_SERVING_GC_FREEZE", "false")
-    threads: set[str] = set()
-    append = JournalWriter.append
-
-    def noted(writer: JournalWriter, body: Any) -> None:
-        threads.add(threading.current_thread().name)
-        append(writer, body)
-
-    monkeypatch.setattr(JournalWriter, "append", noted)
-
-    class Broken(Doubling):
-        def infer(self, inputs: Any) -> Any:
-            raise ValueError("model failed")
-
-    service = bentoml.service(name=f"broken-{kind}", metrics={"enabled": False})(Broken)
-    service.inject_config()
-    app = service.to_asgi()
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
-        body = {"instances": [[1, 2]] if kind == "thread" else []}
-        statuses = [(await client.post("/predict", json=body)).status_code for _ in range(5)]
-        (folder,) = list_lives(tmp_path / "journal")
-        bodies = [frame.decode() for frame in JournalReader(folder).read(100, ended=True)]
-    assert statuses == [500 if kind == "thread" else 400] * 5
-    assert [getattr(body, "status", None) for body in bodies] == statuses
-    assert threads == {threading.current_thread().name}

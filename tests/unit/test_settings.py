@@ -116,6 +116,27 @@ def test_variables_of_others_are_left_alone():
     assert load_settings(environ={"LABELS": "x", "E2I_OTHER": "y", "PATH": "/bin"}).settings == Settings()
 
 
+@pytest.mark.parametrize("name", ["", "CHURN_"])
+def test_what_kubernetes_says_of_a_service_is_no_setting(resolve, name):
+    """A Service named e2i-serving puts variables with the prefix into every pod of its namespace."""
+    given = {
+        "SERVICE_HOST": "10.0.0.1",
+        "SERVICE_PORT": "80",
+        "SERVICE_PORT_HTTP": "80",
+        "PORT": "tcp://10.0.0.1:80",
+        "PORT_80_TCP": "tcp://10.0.0.1:80",
+        "PORT_80_TCP_PROTO": "tcp",
+        "PORT_80_TCP_PORT": "80",
+        "PORT_80_TCP_ADDR": "10.0.0.1",
+    }
+    assert resolve(env={name + key: value for key, value in given.items()}).settings == Settings()
+
+
+def test_a_name_that_only_looks_like_one_of_kubernetes_is_refused(resolve):
+    """Mistakes are still found beside them."""
+    assert len(refusal(resolve, env={"PORT_HTTP": "80", "PORTS": "80", "PORT_80_TCP_X": "1", "SERVICE": "a"})) == 4
+
+
 def test_the_process_environment_is_read_by_default(monkeypatch):
     """Without an environment of its own, the process's is asked."""
     monkeypatch.setenv("E2I_SERVING_ARM", "b")

@@ -14,6 +14,9 @@ from e2i_serving.record.rows import ITEM_OUTPUT_COLUMNS
 from e2i_serving.runtime.trail import ITEM_ROWS
 from e2i_serving.stores.tables import predictions
 
+_MESSAGE: Final = 80
+"""How much of an error's message a list shows."""
+
 _HEADINGS: Final = ("TIME", "PREDICTION", "MODEL", "OUTCOME", "STATUS", "DURATION", "ITEMS", "REQUEST", "ERROR")
 _WIDTHS: Final = (27, 36, 20, 9, 6, 11, 5, 36)
 _STYLES: Final = {"ok": "green", "error": "red", "timeout": "red", "interrupted": "yellow", "invalid": "yellow"}
@@ -53,9 +56,15 @@ def listed(rows: Sequence[Row], *, header: bool = True) -> RenderableType:
             text(milliseconds(row["duration"])),
             text(row["items"]),
             text(row["request_id"]),
-            text(row["error_type"]),
+            text(_error(row)),
         )
     return made
+
+
+def _error(row: Row) -> str:
+    kind = (row["error_type"] or "").rpartition(".")[2]
+    message = (row["error_message"] or "")[:_MESSAGE]
+    return f"{kind}: {message}" if message else kind
 
 
 def full(row: Row) -> Iterator[RenderableType]:

@@ -19,6 +19,7 @@ from bentoml.exceptions import BentoMLException
 from e2i_serving.exceptions import ConfigurationError, E2IServingError
 from e2i_serving.runtime.definition import ServiceDefinition, definition_of, make_private
 from e2i_serving.runtime.models import missing_model
+from e2i_serving.runtime.relay_process import audit_url
 from e2i_serving.settings import ResolvedSettings
 
 HOOK = "__e2i_serving_check__"
@@ -77,7 +78,7 @@ def run_checks(definition: ServiceDefinition) -> list[tuple[str, list[Problem]]]
 
 
 def examine(target: str, working_dir: Path) -> list[tuple[str, list[Problem]]] | str:
-    """Import a service as ``bentoml serve`` would, and run its checks.
+    """Import a service as ``bentoml serve`` would, run its checks, and load its model as a worker would.
 
     Args:
         target: The service: ``module:Class``, a folder, or a bento's tag.
@@ -90,7 +91,20 @@ def examine(target: str, working_dir: Path) -> list[tuple[str, list[Problem]]] |
         loaded: Any = bentoml.load(target, working_dir=str(working_dir))
     except (E2IServingError, BentoMLException, ImportError, SyntaxError) as error:
         return f"{target} can't be imported from {working_dir.absolute()}: {error}"
-    return run_checks(definition_of(loaded.inner))
+    found = run_checks(definition_of(loaded.inner))
+    if not any(problems for _, problems in found):
+        found.append(("load", list(_load(loaded.inner))))
+    return found
+
+
+def _load(inner: type) -> Iterator[Problem]:
+    load = getattr(inner, "e2i_load", None)
+    if load is None:
+        return
+    try:
+        load(inner())
+    except Exception as error:  # noqa: BLE001  # whatever a service's own code raises is what is looked for
+        yield Problem("load", f"{inner.__name__} can't load its model: {type(error).__name__}: {error}", "")
 
 
 def add_deployment_hook(inner: type) -> None:
@@ -141,6 +155,17 @@ def _decorator(definition: ServiceDefinition, resolved: ResolvedSettings) -> Ite
             f"{' and '.join(asked)} can't be kept under a plain @bentoml.service: no layer holds an answer back.",
             "Decorate the class with @e2i_serving.service.",
         )
+
+
+@check("audit-store")
+def _audit_store(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:
+    from e2i_serving.stores.sql import SqlAuditStore  # noqa: PLC0415  # workers import this module, and no database
+
+    try:
+        # Connects to nothing: a server that is away now is waited for by the relay.
+        SqlAuditStore(audit_url(resolved.settings, definition.data_dir(resolved))).close()
+    except ConfigurationError as error:
+        yield Problem("audit-store", str(error), "Correct audit_url.")
 
 
 @check("model")

@@ -179,7 +179,9 @@ def describe_error(error: BaseException | None, outcome: Outcome) -> tuple[str, 
     if error is None:
         return str(outcome), ""
     kind = type(error)
-    name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    # Where a type is defined inside its package is that package's own affair.
+    package = kind.__module__.partition(".")[0].removesuffix("_core")
+    name = kind.__qualname__ if package == "builtins" else f"{package}.{kind.__qualname__}"
     try:
         message = _message(error)
     except Exception as broken:  # noqa: BLE001  # a user's __str__ may raise anything

@@ -27,7 +27,7 @@ from e2i_serving.runtime.models import ServedModel, describe_model
 from e2i_serving.runtime.observation import MAX_LABEL, observation
 from e2i_serving.runtime.plain import columns, plain
 from e2i_serving.services.errors import invalid_request
-from e2i_serving.services.frames import frame_of, require_frames
+from e2i_serving.services.frames import frame_of, refuse_arrays, require_frames
 from e2i_serving.services.loading import (
     accepts_missing,
     feature_count_of,
@@ -231,6 +231,8 @@ class PredictionService:
         self.feature_names = tuple(str(name) for name in names)
         if self.as_frame:
             require_frames(type(self).__name__, self.feature_names)
+        elif type(self).features is PredictionService.features and not _makes_features(type(self)):
+            refuse_arrays(type(self).__name__, first)
         expected = feature_count_of(first)
         if not self.feature_names:
             self._feature_count = expected
@@ -278,6 +280,11 @@ def _makes_features(inner: type[PredictionService]) -> bool:
 def _framework(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # a check's signature
     inner = definition.inner
     if not issubclass(inner, PredictionService) or inner.load is not PredictionService.load:
+        return
+    if inspect.getattr_static(inner, "model") is None:
+        yield Problem(
+            "framework", f"{inner.__name__} names no model.", "Set model = 'name:latest', or override load()."
+        )
         return
     try:
         # Asked of the class itself, the attribute would resolve the model.

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from e2i_serving.record import Column, Constant, Matrix, Values
 from e2i_serving.services.base import PredictionService
+from e2i_serving.services.loading import refuse_kind
 from e2i_serving.services.regression import add_interval
 from e2i_serving.services.requests import PredictionRequest, PredictionRequestBody
 from e2i_serving.services.responses import Answer, CausalResponse
@@ -45,7 +46,7 @@ class CausalService(PredictionService):
 
     A model has ``effect(X)`` as EconML's have, and may have ``effect_interval(X, alpha=)``,
     ``potential_outcomes(X)`` (untreated, treated) and ``propensity(X)``; without ``effect``, its ``predict`` is
-    taken for the effect.
+    taken for the effect, unless it is a classifier or a regressor.
 
     Attributes:
         effect_threshold: Above which effect treating is recommended: what the treatment costs, in the outcome's unit.
@@ -62,6 +63,13 @@ class CausalService(PredictionService):
     def predict(self, request: PredictionRequest, /) -> Answer:
         """Estimate the treatment effect for one or many instances."""
         return self._answer(request)
+
+    def e2i_load(self) -> None:
+        """Load the model, and refuse one of outcomes instead of effects unless ``infer`` is overridden."""
+        super().e2i_load()
+        if type(self).infer is CausalService.infer and not hasattr(self.estimator, "effect"):
+            mend = "Serve a model with effect(X), or override infer() to return a CausalEstimate."
+            refuse_kind(type(self).__name__, self.estimator, ("classifier", "regressor"), mend)
 
     def infer(self, inputs: Any) -> Any:
         """A ``CausalEstimate`` of what the model can tell."""

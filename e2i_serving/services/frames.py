@@ -35,6 +35,30 @@ def require_frames(service: str, names: tuple[str, ...]) -> None:
         )
 
 
+def refuse_arrays(service: str, estimator: Any) -> None:
+    """Refuse an estimator that selects columns by name where it would be given arrays.
+
+    Args:
+        service: Name of the service's class.
+        estimator: What takes the features first.
+
+    Raises:
+        ConfigurationError: It needs a frame.
+    """
+    steps = getattr(estimator, "steps", None)
+    first = steps[0][1] if steps else estimator
+    selections = [columns for _, _, columns in getattr(first, "transformers", ())]
+    if any(isinstance(name, str) for columns in selections for name in _each(columns)):
+        raise ConfigurationError(
+            f"{service} serves a model that selects columns by name. Set as_frame = True, and feature_dtype = object "
+            "if some of them hold strings."
+        )
+
+
+def _each(columns: Any) -> list[Any]:
+    return list(columns) if isinstance(columns, list | tuple) else [columns]
+
+
 def frame_of(matrix: NDArray[Any], names: tuple[str, ...]) -> pd.DataFrame:
     """An array as a frame.
 

@@ -153,6 +153,29 @@ def as_probabilities(raw: Any) -> Any:
     return np.column_stack([1.0 - raw, raw]) if raw.ndim == 1 else raw
 
 
+def refuse_kind(service: str, estimator: Any, kinds: tuple[str, ...], needed: str) -> None:
+    """Refuse a scikit-learn estimator that predicts something else than the service answers.
+
+    Args:
+        service: Name of the service's class.
+        estimator: What its ``load`` returned.
+        kinds: Kinds of estimators that can't be right: ``classifier``, ``regressor``.
+        needed: What to serve, or do, instead.
+
+    Raises:
+        ConfigurationError: It is of such a kind.
+    """
+    kind = getattr(estimator, "_estimator_type", None)
+    tags = getattr(estimator, "__sklearn_tags__", None)
+    if kind is None and tags is not None:
+        try:
+            kind = tags().estimator_type
+        except Exception:  # noqa: BLE001  # tags are a courtesy; some estimators break giving them
+            kind = None
+    if kind in kinds:
+        raise ConfigurationError(f"{service} serves a {type(estimator).__name__}, which is a {kind}. {needed}")
+
+
 def require_probabilities(service: str, estimator: Any) -> None:
     """Refuse a model that gives classes, margins or values where probabilities are needed.
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from e2i_serving.record import Column, Constant, Matrix
 from e2i_serving.services.base import PredictionService
+from e2i_serving.services.loading import refuse_kind
 from e2i_serving.services.requests import PredictionRequest, PredictionRequestBody
 from e2i_serving.services.responses import Answer, RegressionResponse
 
@@ -46,6 +47,13 @@ class RegressionService(PredictionService):
     def predict(self, request: PredictionRequest, /) -> Answer:
         """Predict the value of one or many instances."""
         return self._answer(request)
+
+    def e2i_load(self) -> None:
+        """Load the model, and refuse a classifier unless ``infer`` is overridden."""
+        super().e2i_load()
+        if type(self).infer is RegressionService.infer:
+            mend = "Serve it by a ClassificationService, or override infer()."
+            refuse_kind(type(self).__name__, self.estimator, ("classifier",), mend)
 
     def infer(self, inputs: Any) -> Any:
         """Values of shape ``(n,)``, or a ``RegressionEstimate``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any, ClassVar
 
 import msgspec
@@ -20,17 +21,20 @@ from e2i_serving.record import Column, Values
 from e2i_serving.runtime.plain import plain
 from e2i_serving.services.errors import invalid_request
 
+MAX_NAME = 64
+"""How much of a key's name an error repeats."""
+
 Scalar = float | str | bool | None
 
 
-class _NumericBody(msgspec.Struct):
+class _NumericBody(msgspec.Struct, forbid_unknown_fields=True):
     instances: list[list[float | None] | dict[str, float | None] | float | None] | dict[str, float | None]
     entities: list[str | dict[str, str | int]] | str | dict[str, str | int] | None = None
     labels: dict[str, str] = {}
     attributes: dict[str, Any] = {}
 
 
-class _MixedBody(msgspec.Struct):
+class _MixedBody(msgspec.Struct, forbid_unknown_fields=True):
     instances: list[list[Scalar] | dict[str, Scalar] | Scalar] | dict[str, Scalar]
     entities: list[str | dict[str, str | int]] | str | dict[str, str | int] | None = None
     labels: dict[str, str] = {}
@@ -116,7 +120,8 @@ class PredictionRequestBody(IODescriptor):
         description="One row an instance: numbers in the model's order of features, or an object by feature name. "
         "A single row may stand for itself. null is a missing value.",
         json_schema_extra={
-            "anyOf": [
+            # Not anyOf, of which BentoML's documentation keeps the first only.
+            "oneOf": [
                 {"type": "array", "items": {"type": "array", "items": {"type": ["number", "null"]}}},
                 {"type": "array", "items": {"type": "object", "additionalProperties": {"type": ["number", "null"]}}},
             ]
@@ -164,7 +169,7 @@ def decode(body: bytes, decoder: Any = PredictionRequestBody.body_decoder) -> Pr
         sent = decoder.decode(body)
     except msgspec.ValidationError as error:
         what, where = _located(str(error))
-        raise invalid_request(what, *where) from None
+        raise invalid_request(what, *_named(body, where)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid_request(f"The body is not valid JSON: {error}") from None
     except RecursionError:
@@ -187,6 +192,20 @@ def _located(message: str) -> tuple[str, tuple[str | int, ...]]:
     what, _, path = message.partition(" - at `$")
     steps = re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", path)
     return what, tuple(name or (int(index) if index.isdigit() else index) for name, index in steps)
+
+
+def _named(body: bytes, where: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """A location whose last step is a feature of a row given by name, with the name of that feature."""
+    if where[:1] != ("instances",) or where[-1] != "...":
+        return where
+    try:
+        at: Any = msgspec.json.decode(body)
+    except RecursionError:
+        return where
+    for step in where[:-1]:
+        at = at[step]
+    names = [name for name, value in at.items() if type(value) not in (int, float, NoneType)]
+    return (*where[:-1], *(name[:MAX_NAME] for name in names[:1]))
 
 
 def _entity_columns(entities: Any, items: int) -> dict[str, Column]:

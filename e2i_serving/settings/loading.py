@@ -190,7 +190,10 @@ def _spell(name: str, origin: Origin, config_file: Path | None) -> str:
 
 def _unknown(name: str, origin: Origin, config_file: Path | None) -> str:
     close = difflib.get_close_matches(name, Settings.model_fields, n=1)
-    mend = f"Did you mean {close[0]!r}?" if close else "`e2i-serving settings` lists all."
+    meant = close[0] if close else ""
+    if meant and origin is Origin.ENVIRONMENT:
+        meant = PREFIX + meant.upper()
+    mend = f"Did you mean {meant!r}?" if meant else "`e2i-serving settings` lists all."
     return f"Unknown {_spell(name, origin, config_file)}. {mend}"
 
 

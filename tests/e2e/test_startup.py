@@ -36,7 +36,7 @@ def start(model_home, tmp_path):
     ("environment", "said"),
     [
         ({"E2I_SERVING_SEGMENT_BYTES": "7"}, "E2I_SERVING_SEGMENT_BYTES"),
-        ({"E2I_SERVING_AUDIT_REQIRED": "true"}, "Did you mean 'audit_required'?"),
+        ({"E2I_SERVING_AUDIT_REQIRED": "true"}, "Did you mean 'E2I_SERVING_AUDIT_REQUIRED'?"),
         ({"E2I_SERVING_DATA_DIR": "/proc/no/such"}, "can't be written to"),
         ({"E2I_SERVING_CONFIG_FILE": "/no/such.yaml"}, "which is no file"),
     ],

@@ -175,7 +175,19 @@ def test_a_module_that_loads_no_models(tmp_path):
 
 
 def test_a_framework_that_is_installed(tmp_path):
-    """Whatever importing it warns of is not said here; a service without a model has no framework."""
+    """Whatever importing it warns of is not said here."""
     assert framework_problems(tmp_path, "bentoml.sklearn") == []
     assert framework_problems(tmp_path, "bentoml.picklable_model") == []
-    assert found(definition(tmp_path, RegressionService))["framework"] == []
+
+
+def test_a_service_that_names_no_model_is_a_problem(tmp_path):
+    """Forgotten, it would only show when the first worker tries to load it."""
+    (problem,) = found(definition(tmp_path, RegressionService))["framework"]
+    assert "names no model" in problem
+
+
+@pytest.mark.parametrize("url", ["mysql://somewhere/else", "no url at all"])
+def test_a_store_that_can_not_be_is_a_problem(tmp_path, url):
+    """A database that nothing here can write to is refused; one that is away now is not."""
+    assert found(definition(tmp_path, audit_url=url))["audit-store"]
+    assert found(definition(tmp_path, audit_url="postgresql://localhost:1/nobody"))["audit-store"] == []

@@ -150,7 +150,7 @@ def test_query_as_a_table(run):
     assert len(lines) == 5
     assert lines[2].split() == [
         *("2030-03-17T17:46:43.000000Z", "prediction-3", "scorer:v1", "error", "500", "12.50", "ms", "1"),
-        *("request-3", "ValueError"),
+        *("request-3", "ValueError:", "[red]boom[/red]\ufffd[2J"),
     ]
 
 
@@ -308,7 +308,7 @@ def test_wrong_settings_are_one_line(run, monkeypatch):
     monkeypatch.setenv("E2I_SERVING_DURABILTY", "process")
     result = run("settings")
     assert result.exit_code == 2
-    assert "Did you mean 'durability'?" in result.stderr
+    assert "Did you mean 'E2I_SERVING_DURABILITY'?" in result.stderr
 
 
 def command(*arguments: str) -> list[str]:

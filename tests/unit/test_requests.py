@@ -153,6 +153,19 @@ def test_a_refusal_never_quotes_the_input():
         assert "secret" not in str(raised.value)
 
 
+def test_a_feature_of_a_wrong_type_is_named():
+    """A row by name tells which of its features is meant."""
+    with pytest.raises(ValidationError) as raised:
+        decoded(instances=[{"age": 1.0, "income": 2.0}, {"age": 3.0, "income": "much"}])
+    assert raised.value.errors()[0]["loc"] == ("instances", 1, "income")
+
+
+def test_a_field_that_is_not_known_is_refused():
+    """A mistyped field would lose what it holds."""
+    with pytest.raises(ValidationError, match="unknown field `entitys`"):
+        decoded(instances=[[1]], entitys=["c-1"])
+
+
 def test_entities_are_columns_by_key():
     """An id is the key ``id``; objects may lack a key here and there."""
     assert decoded(instances=[[1]]).entities == {}
@@ -204,7 +217,7 @@ def test_a_key_of_any_size_can_be_put_on_record():
 
 def test_labels_and_attributes_come_as_sent():
     """Which of them count is the service's to say."""
-    request = decoded(instances=[[1]], labels={"brand": "north"}, attributes={"note": [1, {"x": None}]}, other=1)
+    request = decoded(instances=[[1]], labels={"brand": "north"}, attributes={"note": [1, {"x": None}]})
     assert (request.labels, request.attributes) == ({"brand": "north"}, {"note": [1, {"x": None}]})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xgboost
+from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -19,7 +21,7 @@ from sklearn.svm import LinearSVC
 import e2i_serving
 from e2i_serving.exceptions import ConfigurationError, ServiceDefinitionError
 from e2i_serving.record import ModelInfo
-from e2i_serving.services import ClassificationService, PredictionService, RegressionService
+from e2i_serving.services import CausalService, ClassificationService, PredictionService, RegressionService
 from e2i_serving.services.requests import decode
 
 ROWS = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
@@ -224,6 +226,37 @@ def test_an_estimator_without_probabilities_is_no_classifier(model):
     with pytest.raises(ConfigurationError, match=r"which has no predict_proba\. Train .* or override infer\(\)"):
         started(loading(ClassificationService, model))
     started(loading(ClassificationService, model, infer=lambda self, inputs: inputs))
+
+
+@pytest.mark.parametrize(
+    ("base", "model", "said"),
+    [
+        (CausalService, LinearRegression(), "a regressor. Serve a model with effect"),
+        (
+            CausalService,
+            make_pipeline(StandardScaler(), LogisticRegression()),
+            "a classifier. Serve a model with effect",
+        ),
+        (RegressionService, LogisticRegression(), "a classifier. Serve it by a ClassificationService"),
+    ],
+)
+def test_a_model_on_the_wrong_base_is_refused(base, model, said):
+    """It would be answered, and recorded, as something that it is not."""
+    model.fit(ROWS, BINARY)
+    with pytest.raises(ConfigurationError, match=re.escape(said)):
+        started(loading(base, model))
+    started(loading(base, model, infer=lambda self, inputs: inputs))
+
+
+def test_a_model_that_selects_columns_by_name_wants_frames():
+    """With arrays it would fail at every request."""
+    frame = pd.DataFrame(ROWS, columns=["age", "dose"])
+    for columns in (["age"], "age"):
+        selection = ColumnTransformer([("scale", StandardScaler(), ["age"]), ("keep", "passthrough", columns)])
+        model = make_pipeline(selection, LogisticRegression()).fit(frame, BINARY) if columns != "age" else selection
+        with pytest.raises(ConfigurationError, match=r"selects columns by name. Set as_frame = True"):
+            started(loading(PredictionService, model))
+    started(loading(PredictionService, model, as_frame=True, feature_names=("age", "dose")))
 
 
 def test_a_stored_booster_without_probabilities_is_refused(monkeypatch):

@@ -211,7 +211,8 @@ def test_an_unknown_name_is_refused_with_the_nearest(resolve, source, spelled):
     """A typing mistake is no setting, wherever it is made, and the right name is suggested."""
     (line,) = refusal(resolve, **source)
     assert line.startswith(f"Unknown {spelled}")
-    assert line.endswith("Did you mean 'audit_required'?")
+    meant = "E2I_SERVING_AUDIT_REQUIRED" if "environment variable" in line else "audit_required"
+    assert line.endswith(f"Did you mean '{meant}'?")
 
 
 def test_an_unknown_name_like_no_other_says_where_all_are(resolve):

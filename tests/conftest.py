@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import hypothesis
 import psutil
 import pytest
 
@@ -34,6 +35,14 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
     os.environ["BENTOML_HOME"] = home = tempfile.mkdtemp(prefix="e2i-bentoml-")
     config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    # How long an example takes is the machine's affair, and a gate must not depend on chance.
+    hypothesis.settings.register_profile(
+        "project",
+        deadline=None,
+        derandomize=bool(os.environ.get("CI")),
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.load_profile("project")
 
 
 def pytest_sessionstart() -> None:

@@ -174,7 +174,7 @@ class JournalWriter:
         try:
             os.ftruncate(fd, end)
             if self._sync is not None:
-                os.fdatasync(fd)
+                _sync_data(fd)
         finally:
             os.close(fd)
 

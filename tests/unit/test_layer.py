@@ -269,7 +269,7 @@ async def test_the_callers_ids_go_on_record_and_back(rig):
     assert rig.header(sent, b"traceparent") == [f"00-{TRACE}-{record.span_id}-01".encode()]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.tuples(

@@ -68,7 +68,7 @@ def test_what_is_counted_is_read_back_at_once(file):
 
 
 @given(st.lists(st.floats(0, 1000), max_size=50))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_histogram_puts_each_value_in_its_bucket(tmp_path_factory, values):
     """A bucket holds what is at or below its bound and above the one before."""
     with closing(SeriesFile(tmp_path_factory.mktemp("metrics"), "life-1")) as file:
@@ -83,7 +83,7 @@ def test_a_histogram_puts_each_value_in_its_bucket(tmp_path_factory, values):
 
 
 @given(st.lists(st.tuples(st.sampled_from(FAMILIES), st.text(max_size=40)), max_size=40))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_label_values_keep_series_apart(tmp_path_factory, wanted):
     """Each combination of family and label values has numbers of its own."""
     expected: Counter[tuple[str, tuple[str, ...]]] = Counter()
@@ -156,7 +156,7 @@ def test_a_file_that_lost_a_page_is_read_up_to_there(file):
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_damaged_file_never_raises_and_always_ends(data):
     """Whatever bytes stand behind the magic, reading gives samples or stops."""
     body = data.draw(st.binary(max_size=400))

@@ -28,8 +28,12 @@ def test_a_base_under_bentomls_decorator_is_audited_and_measured(serve, eventual
                 what="three rows",
             )
         assert outcomes == {"ok", "invalid", "error"}
+        for name, fail_at, outcome in (("whole", -1, "ok"), ("broken", 2, "error")):
+            server.post("/count", json={"upto": 4, "fail_at": fail_at}, headers={"X-Request-ID": name})
+            with server.trail() as trail:
+                eventually(lambda: [row["outcome"] for row in trail.find(name)] == [outcome], what=f"{name} stream")  # noqa: B023  # called at once
         text = httpx.get(server.url + "/metrics").text
-        assert 'outcome="ok"} 1' in text
+        assert 'outcome="ok"} 2' in text
         assert text.count("# TYPE e2i_predictions_total") == 1
         assert "@e2i_serving.service sees all" in server.log.read_text()
 

@@ -18,10 +18,6 @@ class ProbeBase(e2i_serving.ClassificationService):
     model = "probe:latest"
     label_names = ("brand", "region")
 
-    def infer(self, inputs):
-        """Predict, after doing what the context was annotated with."""
-        return super().infer(inputs)
-
     def features(self, request):
         """Misbehave, or give the instances."""
         OWN.inc()
@@ -33,6 +29,14 @@ class ProbeBase(e2i_serving.ClassificationService):
             case "sleep":
                 time.sleep(float(request.attributes["seconds"]))
         return super().features(request)
+
+    @bentoml.api
+    async def count(self, upto: int, fail_at: int = -1) -> AsyncGenerator[str, None]:
+        """Count: a stream, which may break."""
+        for number in range(upto):
+            if number == fail_at:
+                raise RuntimeError("the stream broke")
+            yield f"{number}\n"
 
 
 @e2i_serving.service(workers=2, threads=4, traffic={"timeout": 2, "max_concurrency": 64})
@@ -49,14 +53,6 @@ class Probe(ProbeBase):
         """Greet: an asynchronous method with plain types."""
         e2i_serving.annotate(labels={"brand": "greeting"}, politeness=times)
         return {"greeting": f"hello {name} " * times}
-
-    @bentoml.api
-    async def count(self, upto: int, fail_at: int = -1) -> AsyncGenerator[str, None]:
-        """Count: a stream, which may break."""
-        for number in range(upto):
-            if number == fail_at:
-                raise RuntimeError("the stream broke")
-            yield f"{number}\n"
 
     @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=500)
     def doubled(self, x: np.ndarray) -> np.ndarray:

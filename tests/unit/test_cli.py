@@ -21,7 +21,6 @@ from typer.testing import CliRunner
 
 import e2i_serving
 from e2i_serving.cli import app
-from e2i_serving.cli.printing import as_json, clean, iso_time
 from e2i_serving.record import Entry, Life, Matrix, ModelInfo, Outcome, PredictionRecord, Values
 from e2i_serving.relay.books import Book
 from e2i_serving.relay.explode import explode
@@ -225,15 +224,6 @@ def test_what_comes_from_outside_is_only_text(run):
     assert "[red]boom[/red]\ufffd[2J" in shown
     assert "\x1b" not in shown
     assert "\x1b" not in run("audit", "show", "prediction-3", "--format", "json").stdout
-
-
-def test_clean_text_and_json():
-    """Characters that act on a terminal are replaced in text and escaped in JSON, which still says the same."""
-    hostile = "a\x07\x1b]0;t\x07\x9b2J\u202eb\u2066"
-    assert clean(hostile) == "a\ufffd\ufffd]0;t\ufffd\ufffd2J\ufffdb\ufffd"
-    assert "\u202e" not in as_json([hostile])
-    assert json.loads(as_json([hostile])) == [hostile]
-    assert iso_time(NOON + 1234) == "2030-03-17T17:46:40.000001Z"
 
 
 def test_a_url_names_a_store(run, data_dir):

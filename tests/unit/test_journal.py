@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -16,52 +15,11 @@ from typing import Any
 
 import pytest
 
-from e2i_serving.exceptions import JournalError
-from e2i_serving.journal import FrameKind, JournalReader, JournalWriter, LifeFolder, Position, list_lives, new_life_id
-from e2i_serving.journal.frame import SEGMENT_HEAD, Frame, parse
+from e2i_serving.journal import FrameKind, JournalReader
 from e2i_serving.journal.writer import TOO_LARGE
-from e2i_serving.record import Life, Outcome, PredictionRecord, StreamEnd, Values
+from e2i_serving.record import Outcome, PredictionRecord, StreamEnd, Values
 
 MIB = 1024 * 1024
-
-
-def life(name: str = "life-1") -> Life:
-    """A worker's life."""
-    return Life(name, "credit", 1, os.getpid())
-
-
-def record(number: int, size: int = 0) -> PredictionRecord:
-    """A record with a payload of about so many bytes."""
-    inputs = {"text": Values(["x" * size])} if size else {}
-    return PredictionRecord(f"p{number}", number, 0.1, Outcome.OK, 200, request_id=f"r{number}", items=1, inputs=inputs)
-
-
-def open_writer(journal: Path, name: str = "life-1", **options: Any) -> JournalWriter:
-    """A writer with small segments."""
-    return JournalWriter(journal, life(name), **{"segment_bytes": 64 * 1024, "record_bytes": 4 * MIB} | options)
-
-
-def only_folder(journal: Path) -> LifeFolder:
-    """The folder of the only life."""
-    (folder,) = list_lives(journal)
-    return folder
-
-
-def read_all(
-    folder: LifeFolder, position: Position | None = None, limit: int = 1000
-) -> tuple[list[Frame], JournalReader]:
-    """All frames of an ended life, and the reader behind them."""
-    reader = JournalReader(folder, position)
-    frames: list[Frame] = []
-    while more := reader.read(limit, ended=True):
-        frames += more
-    return frames, reader
-
-
-def ids(frames: list[Frame]) -> list[str]:
-    """Prediction ids, in order."""
-    return [frame.decode().prediction_id for frame in frames]  # type: ignore[union-attr]
-
 
 APPENDING = """
 import os, sys
@@ -80,7 +38,7 @@ sys.stdin.read()
 
 
 @pytest.mark.parametrize("how", ["kill", "exit"])
-def test_what_was_appended_survives_the_process(tmp_path, how):
+def test_what_was_appended_survives_the_process(tmp_path, how, journal):
     """Neither SIGKILL nor a hard exit loses a frame, in any segment, and the life is seen to be over."""
     process = subprocess.Popen(
         [sys.executable, "-c", APPENDING, str(tmp_path), "300", how],
@@ -91,53 +49,53 @@ def test_what_was_appended_survives_the_process(tmp_path, how):
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "appended\n"
-        folder = only_folder(tmp_path)
+        folder = journal.only_folder(tmp_path)
         if how == "kill":
             assert folder.alive()
             process.kill()
         process.communicate()
     assert not folder.alive()
     assert len(folder.segments()) > 1
-    frames, reader = read_all(folder)
-    assert ids(frames) == [f"p{number}" for number in range(300)]
+    frames, reader = journal.read_all(folder)
+    assert journal.ids(frames) == [f"p{number}" for number in range(300)]
     assert reader.torn == 0
     assert reader.position.ordinal == 300
 
 
-def test_what_was_appended_survives_a_forked_child(tmp_path):
+def test_what_was_appended_survives_a_forked_child(tmp_path, journal):
     """A forked child that appends and dies leaves its frames to its parent."""
-    child = multiprocessing.get_context("fork").Process(target=_append_and_die, args=(tmp_path,))
+    child = multiprocessing.get_context("fork").Process(target=_append_and_die, args=(journal, tmp_path))
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    frames, _ = read_all(only_folder(tmp_path))
-    assert ids(frames) == ["p0", "p1", "p2"]
+    frames, _ = journal.read_all(journal.only_folder(tmp_path))
+    assert journal.ids(frames) == ["p0", "p1", "p2"]
 
 
-def _append_and_die(journal: Path) -> None:
-    writer = open_writer(journal)
+def _append_and_die(journal: Any, folder: Path) -> None:
+    writer = journal.open_writer(folder)
     for number in range(3):
-        writer.append(record(number))
+        writer.append(journal.record(number))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_frames_are_numbered_from_one(tmp_path):
+def test_frames_are_numbered_from_one(tmp_path, journal):
     """Sequence counts frames, ordinal counts predictions; the end of a stream has the first and not the second."""
-    with closing(open_writer(tmp_path)) as writer:
-        writer.append(record(1))
+    with closing(journal.open_writer(tmp_path)) as writer:
+        writer.append(journal.record(1))
         writer.append(StreamEnd("p1", 0.2, Outcome.OK))
-        writer.append(record(2))
+        writer.append(journal.record(2))
         assert writer.records == 2
-        frames, reader = read_all(only_folder(tmp_path))
+        frames, reader = journal.read_all(journal.only_folder(tmp_path))
     assert [(frame.kind, frame.sequence, frame.ordinal) for frame in frames] == [
         (FrameKind.RECORD, 1, 1),
         (FrameKind.STREAM_END, 2, 1),
         (FrameKind.RECORD, 3, 2),
     ]
-    assert reader.life == life()
+    assert reader.life == journal.life()
 
 
-def test_a_large_record_keeps_its_ids_and_no_payload(tmp_path):
+def test_a_large_record_keeps_its_ids_and_no_payload(tmp_path, journal):
     """Above the bound, payload goes and says so, ids, outcome and sizes stay, and the order goes on."""
     body = PredictionRecord(
         "p1",
@@ -153,38 +111,38 @@ def test_a_large_record_keeps_its_ids_and_no_payload(tmp_path):
         request_bytes=9100,
         redactions=("ssn",),
     )
-    with closing(open_writer(tmp_path, record_bytes=4096)) as writer:
+    with closing(journal.open_writer(tmp_path, record_bytes=4096)) as writer:
         writer.append(body)
-        writer.append(record(2))
-    frames, _ = read_all(only_folder(tmp_path))
+        writer.append(journal.record(2))
+    frames, _ = journal.read_all(journal.only_folder(tmp_path))
     kept = frames[0].decode()
     assert isinstance(kept, PredictionRecord)
     assert (kept.prediction_id, kept.request_id, kept.outcome, kept.status) == ("p1", "r1", Outcome.OK, 200)
     assert (kept.labels, kept.items, kept.request_bytes) == ({"brand": "north"}, 1, 9100)
     assert (kept.inputs, kept.attributes) == ({}, {})
     assert kept.redactions == ("ssn", TOO_LARGE)
-    assert ids(frames) == ["p1", "p2"]
+    assert journal.ids(frames) == ["p1", "p2"]
 
 
-def test_a_frame_larger_than_a_segment_gets_one_of_its_own_size(tmp_path):
+def test_a_frame_larger_than_a_segment_gets_one_of_its_own_size(tmp_path, journal):
     """Record and segment have bounds of their own; both kinds of record are read back."""
-    with closing(open_writer(tmp_path)) as writer:
-        writer.append(record(1))
-        writer.append(record(2, 3 * MIB))
-        writer.append(record(3))
-    frames, reader = read_all(only_folder(tmp_path))
-    assert ids(frames) == ["p1", "p2", "p3"]
+    with closing(journal.open_writer(tmp_path)) as writer:
+        writer.append(journal.record(1))
+        writer.append(journal.record(2, 3 * MIB))
+        writer.append(journal.record(3))
+    frames, reader = journal.read_all(journal.only_folder(tmp_path))
+    assert journal.ids(frames) == ["p1", "p2", "p3"]
     assert len(frames[1].payload) > 3 * MIB
     assert reader.torn == 0
 
 
-def test_segments_are_preallocated_and_cut_when_done(tmp_path):
+def test_segments_are_preallocated_and_cut_when_done(tmp_path, journal):
     """A segment has its full size while it is written to, and its data's once it is not."""
-    writer = open_writer(tmp_path)
-    folder = only_folder(tmp_path)
+    writer = journal.open_writer(tmp_path)
+    folder = journal.only_folder(tmp_path)
     assert folder.segment(1).stat().st_size == 64 * 1024
     while folder.segments() == [1]:
-        writer.append(record(1, 2000))
+        writer.append(journal.record(1, 2000))
     data = folder.segment(1).read_bytes()
     assert len(data) < 64 * 1024
     assert data[-1] != 0
@@ -195,28 +153,28 @@ def test_segments_are_preallocated_and_cut_when_done(tmp_path):
     writer.close()
 
 
-def test_the_next_segment_can_be_made_ahead(tmp_path):
+def test_the_next_segment_can_be_made_ahead(tmp_path, journal):
     """A spare one is taken when it is needed, and goes when it is not."""
-    writer = open_writer(tmp_path)
-    folder = only_folder(tmp_path)
+    writer = journal.open_writer(tmp_path)
+    folder = journal.only_folder(tmp_path)
     writer.prepare()
     assert not (folder.path / "next").exists()
     while writer._offset < 40_000:
-        writer.append(record(1, 2000))
+        writer.append(journal.record(1, 2000))
     writer.prepare()
     writer.prepare()
     spare = (folder.path / "next").stat()
     assert spare.st_size == 64 * 1024
     while folder.segments() == [1]:
-        writer.append(record(1, 2000))
+        writer.append(journal.record(1, 2000))
     assert folder.segment(2).stat().st_ino == spare.st_ino
     while writer._offset < 40_000:
-        writer.append(record(1, 2000))
+        writer.append(journal.record(1, 2000))
     writer.prepare()
-    writer.append(record(2, 100_000))
+    writer.append(journal.record(2, 100_000))
     assert folder.segment(3).stat().st_ino != spare.st_ino
     while writer._offset * 2 <= writer._size:
-        writer.append(record(1, 2000))
+        writer.append(journal.record(1, 2000))
     writer.prepare()
     writer.close()
     assert not (folder.path / "next").exists()
@@ -224,62 +182,62 @@ def test_the_next_segment_can_be_made_ahead(tmp_path):
     assert not (folder.path / "next").exists()
 
 
-def test_a_body_that_can_not_be_encoded_takes_no_number(tmp_path):
+def test_a_body_that_can_not_be_encoded_takes_no_number(tmp_path, journal):
     """A record that can't be written leaves no gap."""
-    with closing(open_writer(tmp_path)) as writer:
-        writer.append(record(1))
+    with closing(journal.open_writer(tmp_path)) as writer:
+        writer.append(journal.record(1))
         with pytest.raises(OverflowError):
             writer.append(PredictionRecord("bad", 1, 0.1, Outcome.OK, 200, attributes={"x": 2**70}))
-        writer.append(record(2))
+        writer.append(journal.record(2))
         assert writer.records == 2
-    frames, _ = read_all(only_folder(tmp_path))
+    frames, _ = journal.read_all(journal.only_folder(tmp_path))
     assert [(frame.sequence, frame.ordinal) for frame in frames] == [(1, 1), (2, 2)]
 
 
-def test_a_disk_that_is_full_takes_no_number(tmp_path):
+def test_a_disk_that_is_full_takes_no_number(tmp_path, journal):
     """A write that fails raises, and the next frame takes its place."""
-    with closing(open_writer(tmp_path)) as writer:
-        writer.append(record(1))
+    with closing(journal.open_writer(tmp_path)) as writer:
+        writer.append(journal.record(1))
         whole = os.dup(writer._fd)
         full = os.open("/dev/full", os.O_RDWR)
         os.dup2(full, writer._fd)
         with pytest.raises(OSError, match="No space left") as raised:
-            writer.append(record(2))
+            writer.append(journal.record(2))
         assert raised.value.errno == errno.ENOSPC
         os.dup2(whole, writer._fd)
         os.close(full)
         os.close(whole)
-        writer.append(record(3))
+        writer.append(journal.record(3))
         assert writer.records == 2
-    frames, _ = read_all(only_folder(tmp_path))
-    assert [(frame.sequence, *ids([frame])) for frame in frames] == [(1, "p1"), (2, "p3")]
+    frames, _ = journal.read_all(journal.only_folder(tmp_path))
+    assert [(frame.sequence, *journal.ids([frame])) for frame in frames] == [(1, "p1"), (2, "p3")]
 
 
-def test_half_a_frame_is_wiped(tmp_path):
+def test_half_a_frame_is_wiped(tmp_path, journal):
     """What a disk took of a frame before it was full is not left for the reader to stumble over."""
     import resource
 
-    with closing(open_writer(tmp_path)) as writer:
-        writer.append(record(1))
+    with closing(journal.open_writer(tmp_path)) as writer:
+        writer.append(journal.record(1))
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         # A file may not grow or be written beyond this: the kernel takes the first bytes of the frame only.
         resource.setrlimit(resource.RLIMIT_FSIZE, (writer._offset + 20, hard))
         try:
             with pytest.raises(OSError, match="only part of the frame"):
-                writer.append(record(2))
+                writer.append(journal.record(2))
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             signal.signal(signal.SIGXFSZ, ignored)
-        frames, reader = read_all(only_folder(tmp_path))
-        assert ids(frames) == ["p1"]
+        frames, reader = journal.read_all(journal.only_folder(tmp_path))
+        assert journal.ids(frames) == ["p1"]
         assert reader.torn == 0
 
 
-def test_a_segment_that_can_not_be_made_raises_and_leaks_nothing(tmp_path):
+def test_a_segment_that_can_not_be_made_raises_and_leaks_nothing(tmp_path, journal):
     """Without a next segment appends fail one by one, and go on once there can be one."""
-    with closing(open_writer(tmp_path)) as writer:
-        folder = only_folder(tmp_path)
+    with closing(journal.open_writer(tmp_path)) as writer:
+        folder = journal.only_folder(tmp_path)
         blocked = folder.path / "next"
         blocked.mkdir()
         open_files = Path("/proc/self/fd")
@@ -287,88 +245,21 @@ def test_a_segment_that_can_not_be_made_raises_and_leaks_nothing(tmp_path):
         refused = 0
         for number in range(80):
             try:
-                writer.append(record(number, 2000))
+                writer.append(journal.record(number, 2000))
             except OSError:
                 refused += 1
         assert refused > 10
         assert before == (len(list(open_files.iterdir())) if before else 0)
         blocked.rmdir()
-        writer.append(record(100, 2000))
-    frames, reader = read_all(folder)
+        writer.append(journal.record(100, 2000))
+    frames, reader = journal.read_all(folder)
     assert len(frames) == 80 - refused + 1
     assert reader.position.ordinal == len(frames)
 
 
-def test_a_journal_that_can_not_be_made_says_where(tmp_path):
-    """A file in the journal's place is an error that names it and what to do."""
-    (tmp_path / "journal").write_text("")
-    with pytest.raises(JournalError, match=r"No journal can be made in .*journal.* set data_dir"):
-        open_writer(tmp_path / "journal")
-
-
-def test_a_life_is_made_once(tmp_path):
-    """Two writers of one life are refused, and lives stand in the order of their making."""
-    names = [new_life_id() for _ in range(3)]
-    writers = [open_writer(tmp_path, name) for name in names]
-    assert [folder.life for folder in list_lives(tmp_path)] == names
-    with pytest.raises(JournalError):
-        open_writer(tmp_path, names[0])
-    for writer in writers:
-        writer.close()
-
-
-def test_a_lock_tells_the_living_from_the_dead(tmp_path):
-    """Alive while the writer is open, here as from another process; inherited after."""
-    writer = open_writer(tmp_path)
-    folder = only_folder(tmp_path)
-    ask = (
-        "import sys; from pathlib import Path; from e2i_serving.journal import LifeFolder; "
-        "print(LifeFolder(Path(sys.argv[1])).alive())"
-    )
-
-    def asked() -> str:
-        done = subprocess.run([sys.executable, "-c", ask, str(folder.path)], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    assert folder.alive()
-    assert asked() == "True"
-    with folder.inherit() as inherited:
-        assert not inherited
-    writer.close()
-    assert not folder.alive()
-    assert asked() == "False"
-    with folder.inherit() as inherited:
-        assert inherited
-        lock = os.open(folder.path / "lock", os.O_RDWR)
-        with pytest.raises(BlockingIOError):
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.close(lock)
-
-
-def test_a_folder_without_a_lock_is_dead(tmp_path):
-    """A life whose folder is half removed is no longer alive."""
-    (tmp_path / "life-1").mkdir()
-    folder = only_folder(tmp_path)
-    assert not folder.alive()
-    assert folder.segments() == []
-    assert read_all(folder)[0] == []
-    folder.remove()
-    folder.remove()
-    assert list_lives(tmp_path) == []
-    assert read_all(folder)[0] == []
-
-
-def test_only_folders_are_lives(tmp_path):
-    """A journal that is not there has no lives, and a stray file in one is not taken for a life."""
-    assert list_lives(tmp_path / "none") == []
-    (tmp_path / "notes.txt").write_text("")
-    (tmp_path / ".life-0").mkdir()
-    assert list_lives(tmp_path) == []
-
-
-async def test_power_loss_durability_waits_for_the_disk(tmp_path, monkeypatch):
+async def test_power_loss_durability_waits_for_the_disk(tmp_path, monkeypatch, journal):
     """Everything appended before is synced before a waiter goes on, many waiters share a sync, across segments too."""
-    writer = open_writer(tmp_path, power_loss=True)
+    writer = journal.open_writer(tmp_path, power_loss=True)
     synced: list[int] = []
     fdatasync = os.fdatasync
 
@@ -379,26 +270,26 @@ async def test_power_loss_durability_waits_for_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fdatasync", counted)
 
     async def one(number: int) -> None:
-        writer.append(record(number, 3000))
+        writer.append(journal.record(number, 3000))
         await writer.sync()
 
     await asyncio.gather(*(one(number) for number in range(60)))
     assert 1 <= len(synced) < 60
     writer.close()
-    assert ids(read_all(only_folder(tmp_path))[0]) == [f"p{number}" for number in range(60)]
+    assert journal.ids(journal.read_all(journal.only_folder(tmp_path))[0]) == [f"p{number}" for number in range(60)]
 
 
-async def test_without_power_loss_durability_nothing_waits(tmp_path, monkeypatch):
+async def test_without_power_loss_durability_nothing_waits(tmp_path, monkeypatch, journal):
     """By default no request waits for the disk."""
     monkeypatch.setattr(os, "fdatasync", lambda fd: pytest.fail("synced"))
-    with closing(open_writer(tmp_path)) as writer:
-        writer.append(record(1))
+    with closing(journal.open_writer(tmp_path)) as writer:
+        writer.append(journal.record(1))
         await writer.sync()
 
 
-async def test_a_sync_that_fails_is_told_to_all_who_wait(tmp_path, monkeypatch):
+async def test_a_sync_that_fails_is_told_to_all_who_wait(tmp_path, monkeypatch, journal):
     """Whatever step fails, each waiter gets the error, none waits for ever, and the next sync works."""
-    with closing(open_writer(tmp_path, power_loss=True)) as writer:
+    with closing(journal.open_writer(tmp_path, power_loss=True)) as writer:
         for broken in ("fdatasync", "dup"):
             with monkeypatch.context() as patch:
                 patch.setattr(os, broken, _raise_io_error)
@@ -413,56 +304,21 @@ def _raise_io_error(_fd: int) -> Any:
     raise OSError(errno.EIO, "Input/output error")
 
 
-def test_a_segment_that_can_not_be_sealed_loses_nothing(tmp_path, monkeypatch):
+def test_a_segment_that_can_not_be_sealed_loses_nothing(tmp_path, monkeypatch, journal):
     """A failure to finish the old segment leaves later frames in the new one, where the reader looks."""
-    with closing(open_writer(tmp_path)) as writer:
-        folder = only_folder(tmp_path)
+    with closing(journal.open_writer(tmp_path)) as writer:
+        folder = journal.only_folder(tmp_path)
         reader = JournalReader(folder)
         written = 0
         with monkeypatch.context() as patch:
             patch.setattr(os, "ftruncate", lambda fd, size: _raise_io_error(fd))
             while folder.segments() == [1]:
                 try:
-                    writer.append(record(written, 3000))
+                    writer.append(journal.record(written, 3000))
                     written += 1
                 except OSError:
                     break
         found = reader.read(1000, ended=False)
-        writer.append(record(written))
+        writer.append(journal.record(written))
         found += reader.read(1000, ended=False)
-        assert ids(found) == [f"p{number}" for number in range(written + 1)]
-
-
-def test_the_first_frame_of_each_segment_says_whose_it_is(tmp_path):
-    """Any segment alone tells the life, and how many predictions came before it."""
-    with closing(open_writer(tmp_path)) as writer:
-        for number in range(40):
-            writer.append(record(number, 4000))
-    folder = only_folder(tmp_path)
-    before = []
-    for number in folder.segments():
-        parsed = parse(folder.segment(number).read_bytes(), SEGMENT_HEAD.size)
-        assert parsed is not None
-        assert parsed[0].decode() == life()
-        assert parsed[0].sequence == 0
-        before.append(parsed[0].ordinal)
-    assert before[0] == 0
-    assert before == sorted(set(before))
-
-
-def test_a_journal_that_can_not_be_begun_leaves_nothing(tmp_path):
-    """A life without room for its first segment leaves no folder, lock or open file, however often it is tried."""
-    open_files = Path("/proc/self/fd")
-    before = len(list(open_files.iterdir())) if open_files.exists() else 0
-    for _ in range(3):
-        with pytest.raises(JournalError, match="No segment can be made"):
-            open_writer(tmp_path, new_life_id(), segment_bytes=2**62)
-    with closing(open_writer(tmp_path)) as writer:
-        (tmp_path / "life-1").rename(tmp_path / "life-2")
-        (tmp_path / "life-1").write_text("in the way")
-        with pytest.raises(JournalError, match="No journal can be made"):
-            open_writer(tmp_path)
-        assert writer.records == 0
-        (tmp_path / "life-2").rename(tmp_path / "elsewhere")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "life-1"]
-    assert before == (len(list(open_files.iterdir())) if before else 0)
+        assert journal.ids(found) == [f"p{number}" for number in range(written + 1)]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 
 from e2i_serving.propagation import ContextExtractor
-from e2i_serving.record import Column, Constant, Entry, Life, Matrix, ModelInfo, Outcome, Values, column_values
+from e2i_serving.record import Column, Constant, Entry, Life, ModelInfo, Outcome, column_values
 from e2i_serving.relay.explode import explode
 from e2i_serving.runtime.observation import Endpoint, Observation, annotate, observation
 from e2i_serving.services import (
@@ -23,7 +23,6 @@ from e2i_serving.services import (
     RegressionEstimate,
     RegressionService,
 )
-from e2i_serving.services.base import input_columns
 from e2i_serving.services.requests import MixedPredictionRequestBody, decode
 from e2i_serving.services.responses import encode
 
@@ -381,19 +380,6 @@ def test_outside_of_a_request_a_service_predicts_all_the_same():
     answer = Doubling.predict.func(started(Doubling), decode(b'{"instances": [[1, 2]]}'))
     assert answer.prediction_id == ""
     assert answer.result["predictions"].tolist() == [6.0]
-
-
-def test_features_of_any_form_go_on_record():
-    """Arrays as one matrix, frames by column, rows by name, anything else whole."""
-    assert input_columns(ROWS, 4, ()) == {"features": Matrix.of(ROWS)}
-    frame = pd.DataFrame({"age": [1, 2], "city": ["a", "b"]})
-    assert input_columns(frame, 2, ()) == {"age": Values([1, 2]), "city": Values(["a", "b"])}
-    rows = np.array([["a", 1], ["b", 2]], dtype=object)
-    assert input_columns(rows, 2, ("city", "age")) == {
-        "features": Values([{"city": "a", "age": 1}, {"city": "b", "age": 2}])
-    }
-    assert input_columns({"ids": [1, 2, 3]}, 2, ()) == {"features": Values([{"ids": [1, 2, 3]}] * 2)}
-    assert input_columns(["a", "b"], 2, ()) == {"features": Values(["a", "b"])}
 
 
 def test_constants_and_columns_are_distinct():

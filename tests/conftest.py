@@ -138,6 +138,7 @@ class Server:
                 self.process.wait(20)
             except subprocess.TimeoutExpired:
                 _kill_tree(self.process.pid)
+                self.process.wait(20)
 
 
 Serve = Callable[..., Any]

@@ -35,7 +35,7 @@ class Delivery:
     """
 
     def __init__(
-        self, destination: str, deliver: Callable[[Sequence[Entry]], None], ledger: Ledger, *, batch_size: int
+        self, destination: str, deliver: Callable[[Sequence[Entry]], object], ledger: Ledger, *, batch_size: int
     ) -> None:
         self.destination = destination
         self._deliver = deliver

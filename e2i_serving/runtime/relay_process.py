@@ -40,7 +40,7 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
         False if another relay runs already, which then does the work.
 
     Raises:
-        StoreError: The audit store can't be opened.
+        ConfigurationError: The audit store's URL is wrong, or its driver is not installed.
     """
     make_private(data_dir)
     with RelayLock(data_dir) as lock:
@@ -52,7 +52,7 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
         store = SqlAuditStore(audit_url(settings, data_dir))
         delivery = Delivery(
             AUDIT_STORE,
-            lambda entries: (store.write(explode(entries)), None)[1],
+            lambda entries: store.write(explode(entries)),
             ledger,
             batch_size=settings.relay_batch_size,
         )

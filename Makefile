@@ -57,6 +57,10 @@ docs: $(VENV)/.test  ## Write the pages that are made from the code
 bench-check: $(VENV)/.test  ## What observing costs, against its budget
 	$(BIN)/python benchmarks/overhead.py --rounds 8 --check 0.85
 
+.PHONY: chaos
+chaos: $(VENV)/.test  ## Kill, hang, fill up and delete what a service stands on, and print what was lost (minutes)
+	$(BIN)/python tests/chaos $(CHAOS_ARGS)
+
 .PHONY: lock
 lock: $(VENV)/.dev  ## Recreate requirements/*.txt from pyproject.toml; LOCK_ARGS=--upgrade for newer releases
 	UV=$(BIN)/uv tools/compile-requirements $(LOCK_ARGS)

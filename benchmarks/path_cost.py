@@ -12,10 +12,12 @@ import timeit
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from e2i_serving.evidence import seal
 from e2i_serving.journal import JournalWriter, new_life_id
 from e2i_serving.observers.access_log import LOGGER_NAME, AccessLogObserver
 from e2i_serving.observers.metrics import MetricsObserver, SeriesFile
@@ -118,20 +120,26 @@ def in_the_relay(directory: Path, repeat: int, requests: int, items: int) -> Ite
     life = Life(new_life_id(), "Overhead", time.time_ns(), os.getpid(), model=MODEL)
     store = SqlAuditStore(f"sqlite:///{directory / f'audit-{items}.db'}")
     exploding: list[float] = []
+    sealing: list[float] = []
     inserting: list[float] = []
+    link = b""
     store.write(RowBatch())
     for _ in range(repeat):
         records: list[PredictionRecord] = [observe(extractor, items).record(MODEL) for _ in range(requests)]
-        entries = [Entry(life, sequence, record) for sequence, record in enumerate(records)]
+        salted = (msgspec.structs.replace(record, salt=os.urandom(16)) for record in records)
+        entries = [Entry(life, sequence, record) for sequence, record in enumerate(salted)]
         began = time.perf_counter()
         batch = explode(entries)
         exploded = time.perf_counter()
+        link = seal(batch, life.life, link)
+        sealed = time.perf_counter()
         store.write(batch)
-        inserting.append((time.perf_counter() - exploded) / requests * 1e6)
+        inserting.append((time.perf_counter() - sealed) / requests * 1e6)
+        sealing.append((sealed - exploded) / requests * 1e6)
         exploding.append((exploded - began) / requests * 1e6)
     store.close()
-    both = [one + other for one, other in zip(exploding, inserting, strict=True)]
-    for name, taken in (("explode", exploding), ("insert", inserting), ("both", both)):
+    together = [sum(parts) for parts in zip(exploding, sealing, inserting, strict=True)]
+    for name, taken in (("explode", exploding), ("seal", sealing), ("insert", inserting), ("all three", together)):
         yield f"{name}, {items} item{'s' * (items > 1)} a request", "request", taken
         if items > 1:
             yield f"{name}, {items} items a request", "item", [each / items for each in taken]

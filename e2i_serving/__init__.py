@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from e2i_serving.context import RequestContext, current_context
     from e2i_serving.exceptions import E2IServingError
     from e2i_serving.record import Outcome, PredictionRecord
+    from e2i_serving.runtime.labels import Label
     from e2i_serving.runtime.observation import annotate
+    from e2i_serving.runtime.outcomes import OutcomeRecorder, record_outcome
     from e2i_serving.runtime.trail import AuditTrail
     from e2i_serving.services import (
         CausalEstimate,
@@ -30,7 +32,9 @@ _HOMES = {
     "CausalService": "e2i_serving.services",
     "ClassificationService": "e2i_serving.services",
     "E2IServingError": "e2i_serving.exceptions",
+    "Label": "e2i_serving.runtime.labels",
     "Outcome": "e2i_serving.record",
+    "OutcomeRecorder": "e2i_serving.runtime.outcomes",
     "PredictionRecord": "e2i_serving.record",
     "PredictionRequest": "e2i_serving.services",
     "PredictionService": "e2i_serving.services",
@@ -39,6 +43,7 @@ _HOMES = {
     "RequestContext": "e2i_serving.context",
     "annotate": "e2i_serving.runtime.observation",
     "current_context": "e2i_serving.context",
+    "record_outcome": "e2i_serving.runtime.outcomes",
     "service": "e2i_serving.services",
 }
 """Where each public name lives: imported when asked for, so that importing the package costs nothing."""
@@ -49,7 +54,9 @@ __all__ = [
     "CausalService",
     "ClassificationService",
     "E2IServingError",
+    "Label",
     "Outcome",
+    "OutcomeRecorder",
     "PredictionRecord",
     "PredictionRequest",
     "PredictionService",
@@ -58,6 +65,7 @@ __all__ = [
     "RequestContext",
     "annotate",
     "current_context",
+    "record_outcome",
     "service",
 ]
 

@@ -17,6 +17,8 @@ class RequestContext(msgspec.Struct, frozen=True):
         span_id: 16 hex digits, made here.
         parent_span_id: The caller's span; empty when the trace starts here.
         sampled: Whether the trace is sampled.
+        parent_request_id: The prediction id of the service that called this one, when it said so.
+        baggage: What calling services say of the request, by name; bounded, and not to be trusted.
     """
 
     prediction_id: str
@@ -25,6 +27,8 @@ class RequestContext(msgspec.Struct, frozen=True):
     span_id: str
     parent_span_id: str = ""
     sampled: bool = False
+    parent_request_id: str = ""
+    baggage: dict[str, str] = {}
 
 
 current: ContextVar[RequestContext | None] = ContextVar("e2i_serving_request_context", default=None)

@@ -6,9 +6,14 @@ E2IServingError
 │   └── StartupRefused      one or more start-up checks failed
 ├── ServiceDefinitionError  a service class is written in a way BentoML would accept and break
 ├── JournalError            the journal can't be opened, or a segment can't be read
-│   └── FrameError          a frame is torn or corrupt
-│       └── NewerFrameError a frame was written by a newer release, whose relay must deliver it
+│   ├── FrameError          a frame is torn or corrupt
+│   │   └── NewerFrameError a frame was written by a newer release, whose relay must deliver it
+│   └── JournalFull         the journal takes all the disk it may
+│       └── FailureQuotaFull  the records of requests that failed take all of it that they may
 ├── StoreError              an audit store refused a write or a query
+│   └── RefusedError        it refused for good: handed over again, it would refuse again
+├── EncryptionError         what is encrypted can't be read: its key is missing, or it was altered
+├── EvidenceError           a signing key or a checkpoint can't be read or written
 └── QueryError              a query asks for something that can't be answered
 ```
 """
@@ -44,8 +49,28 @@ class NewerFrameError(FrameError):
     """A journal frame was written by a newer release, whose relay must deliver it."""
 
 
+class JournalFull(JournalError):
+    """The journal takes all the disk it may."""
+
+
+class FailureQuotaFull(JournalFull):
+    """The records of requests that failed take all the disk that they may."""
+
+
 class StoreError(E2IServingError):
     """An audit store refused a write or a query."""
+
+
+class RefusedError(StoreError):
+    """A destination refused what it was handed for good: it would refuse it again."""
+
+
+class EncryptionError(E2IServingError):
+    """What is encrypted can't be read: its key is missing, or it was altered."""
+
+
+class EvidenceError(E2IServingError):
+    """A signing key or a checkpoint can't be read or written."""
 
 
 class QueryError(E2IServingError, ValueError):

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from e2i_serving.context import RequestContext
-from e2i_serving.record import PredictionFilter, PredictionRecord, Row, RowBatch
+from e2i_serving.record import OutcomeFilter, PredictionFilter, PredictionRecord, Row, RowBatch
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Raw ASGI headers: lower-case names, undecoded values, in the order received."""
@@ -45,6 +45,32 @@ class Observer(Protocol):
         """Look at a finished prediction. The record must not be kept beyond the call's needs."""
 
 
+class Cipher(Protocol):
+    """Encrypts what lies on disk, with keys that are told apart by number. Any thread may call it."""
+
+    @property
+    def key_id(self) -> int:
+        """Number of the key that ``encrypt`` uses, from 1."""
+
+    def encrypt(self, context: str, data: bytes | bytearray | memoryview) -> bytes:
+        """Encrypt, and protect from alteration.
+
+        Args:
+            context: What it belongs to, such as a life's id; what was encrypted for one can't be read as another's.
+            data: The plain bytes.
+
+        Returns:
+            Nonce, encrypted bytes and tag.
+        """
+
+    def decrypt(self, key_id: int, context: str, data: bytes) -> bytes:
+        """Read what ``encrypt`` gave.
+
+        Raises:
+            EncryptionError: The key is not known, or the data is not what was encrypted for this context.
+        """
+
+
 class AuditStore(Protocol):
     """Where records are kept for good.
 
@@ -62,6 +88,7 @@ class AuditStore(Protocol):
             How many predictions were new.
 
         Raises:
+            RefusedError: Nothing of the batch was stored, and never will be as it is.
             StoreError: Nothing of the batch was stored; it may be handed over again.
         """
 
@@ -77,6 +104,8 @@ class AuditQuery(Protocol):
     ) -> Iterator[Row]:
         """Predictions that meet a filter, by time of arrival, without their items.
 
+        Where an event says how a prediction's answer ended, the row says so too, and so do filters and durations.
+
         Raises:
             StoreError: The store can't be read.
             QueryError: The filter can't be answered.
@@ -90,3 +119,17 @@ class AuditQuery(Protocol):
 
     def durations(self, where: PredictionFilter) -> dict[tuple[str, str], list[float]]:
         """Durations in seconds, sorted, by (model, version), of the predictions that meet a filter."""
+
+    def late_results(self, prediction_ids: Sequence[str]) -> dict[str, list[Row]]:
+        """What threads came to after their requests had been answered, by prediction id, in the order journaled."""
+
+    def outcomes(self, where: OutcomeFilter, *, limit: int | None = None) -> Iterator[Row]:
+        """Outcomes that meet a filter, the last recorded first; of several with one id, the first recorded."""
+
+    def accesses(
+        self, *, since_ns: int | None = None, until_ns: int | None = None, limit: int | None = None
+    ) -> Iterator[Row]:
+        """Who looked at the trail, the latest first."""
+
+    def identities(self, prediction_ids: Sequence[str], request_ids: Sequence[str]) -> list[Row]:
+        """The predictions with one of these ids: ``prediction_id``, ``request_id`` and ``items``."""

@@ -18,7 +18,7 @@ from e2i_serving.observers.metrics import FAMILIES
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SECTION = re.compile(r"(?ms)(^<!-- made by `make docs`: (\w+) -->\n).*?(^<!-- end -->$)")
-NAMES = {str: "text", int: "integer", Path: "path", bool: ""}
+NAMES = {float: "number", str: "text", int: "integer", Path: "path", bool: ""}
 
 
 def current(text: str) -> str:

@@ -9,10 +9,19 @@ from typer.core import TyperGroup
 
 import e2i_serving
 from e2i_serving.cli.audit import audit_app
+from e2i_serving.cli.books import books
+from e2i_serving.cli.dashboards import dashboards
+from e2i_serving.cli.dead_letters import dead_letters_app
 from e2i_serving.cli.doctor import doctor
+from e2i_serving.cli.evidence import erase, purge, verify
+from e2i_serving.cli.holds import holds_app
+from e2i_serving.cli.keys import keys_app
+from e2i_serving.cli.outcomes import outcomes_app
 from e2i_serving.cli.printing import print_error
 from e2i_serving.cli.relay import relay
 from e2i_serving.cli.settings import settings
+from e2i_serving.cli.slo import slo_app
+from e2i_serving.cli.stats import stats
 from e2i_serving.exceptions import E2IServingError
 
 
@@ -60,10 +69,21 @@ def _common(
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
 
 
+audit_app.command()(books)
+audit_app.add_typer(dead_letters_app, name="dead-letters")
+audit_app.command()(verify)
+audit_app.command()(erase)
+audit_app.command()(purge)
+audit_app.add_typer(holds_app, name="hold")
 app.add_typer(audit_app, name="audit")
+app.add_typer(keys_app, name="keys")
+app.add_typer(outcomes_app, name="outcomes")
+app.add_typer(slo_app, name="slo")
+app.command()(dashboards)
 app.command()(settings)
 app.command()(relay)
 app.command()(doctor)
+app.command()(stats)
 
 
 def main() -> None:

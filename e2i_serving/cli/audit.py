@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from e2i_serving.cli.printing import Format, TableOrJson, print_error, print_json_lines, show, table, text
+from e2i_serving.cli.printing import (
+    Format,
+    TableOrJson,
+    as_json,
+    iso_time,
+    print_error,
+    print_json_lines,
+    show,
+    table,
+    text,
+)
 from e2i_serving.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -28,7 +38,8 @@ DataDir = Annotated[
 Url = Annotated[str | None, typer.Option("--url", help="The audit store, as an SQLAlchemy URL.", show_default=False)]
 
 
-def _condition(flag: str, doc: str) -> Any:
+def condition(flag: str, doc: str) -> Any:
+    """An option that is no condition when it is left out."""
     return typer.Option(flag, help=doc, show_default=False)
 
 
@@ -37,20 +48,22 @@ def query(
     *,
     data_dir: DataDir = None,
     url: Url = None,
-    model: Annotated[str | None, _condition("--model", "The model's name.")] = None,
-    version: Annotated[str | None, _condition("--version", "The model's version.")] = None,
-    outcome: Annotated[str | None, _condition("--outcome", "How it ended: ok, error, timeout, ...")] = None,
-    status: Annotated[int | None, _condition("--status", "The HTTP status.")] = None,
-    label: Annotated[list[str] | None, _condition("--label", "A label, as name=value. May be repeated.")] = None,
-    entity: Annotated[str | None, _condition("--entity", "An entity, as value or name=value.")] = None,
-    request_id: Annotated[str | None, _condition("--request-id", "The caller's request id.")] = None,
-    prediction_id: Annotated[str | None, _condition("--prediction-id", "The prediction's id.")] = None,
-    trace_id: Annotated[str | None, _condition("--trace-id", "The trace's id, 32 hex digits.")] = None,
-    service: Annotated[str | None, _condition("--service", "The service's name.")] = None,
-    since: Annotated[str | None, _condition("--since", "At or after: an ISO time in UTC, or 30m, 1h, 7d ago.")] = None,
-    until: Annotated[str | None, _condition("--until", "Before: likewise.")] = None,
+    model: Annotated[str | None, condition("--model", "The model's name.")] = None,
+    version: Annotated[str | None, condition("--version", "The model's version.")] = None,
+    outcome: Annotated[str | None, condition("--outcome", "How it ended: ok, error, timeout, ...")] = None,
+    status: Annotated[int | None, condition("--status", "The HTTP status.")] = None,
+    label: Annotated[list[str] | None, condition("--label", "A label, as name=value. May be repeated.")] = None,
+    entity: Annotated[str | None, condition("--entity", "An entity, as value or name=value.")] = None,
+    request_id: Annotated[str | None, condition("--request-id", "The caller's request id.")] = None,
+    prediction_id: Annotated[str | None, condition("--prediction-id", "The prediction's id.")] = None,
+    trace_id: Annotated[str | None, condition("--trace-id", "The trace's id, 32 hex digits.")] = None,
+    service: Annotated[str | None, condition("--service", "The service's name.")] = None,
+    since: Annotated[str | None, condition("--since", "At or after: an ISO time in UTC, or 30m, 1h, 7d ago.")] = None,
+    until: Annotated[str | None, condition("--until", "Before: likewise.")] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Most predictions to print.")] = 50,
-    output: Annotated[Format, typer.Option("--format", help="json holds everything, with the items.")] = Format.TABLE,
+    output: Annotated[
+        Format, typer.Option("--format", help="json holds everything, with items and outcomes.")
+    ] = Format.TABLE,
     follow: Annotated[
         bool, typer.Option("--follow", help="Print the last ones, then go on until interrupted.")
     ] = False,
@@ -68,7 +81,7 @@ def query(
       e2i-serving audit query --follow
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.cli.following import follow_predictions  # noqa: PLC0415  # keeps --help fast
-    from e2i_serving.runtime.trail import prediction_filter  # noqa: PLC0415  # likewise
+    from e2i_serving.runtime.questions import prediction_filter  # noqa: PLC0415  # likewise
 
     where = prediction_filter(
         prediction_id=prediction_id,
@@ -84,13 +97,13 @@ def query(
         since=since,
         until=until,
     )
-    with _open(data_dir, url) as trail:
+    with open_trail(data_dir, url, "audit query") as trail:
         emit = _printer(output)
-        has_items = output is Format.JSON
+        is_full = output is Format.JSON
         if follow:
-            follow_predictions(trail, where, limit=limit, items=has_items, emit=emit)
+            follow_predictions(trail, where, limit=limit, items=is_full, emit=emit)
         else:
-            emit(trail.query(where, limit=limit, items=has_items).rows())
+            emit(trail.query(where, limit=limit, items=is_full, outcomes=is_full).rows())
 
 
 @audit_app.command("show")
@@ -102,7 +115,7 @@ def show_prediction(
         TableOrJson, typer.Option("--format", help="json prints one object a match.")
     ] = TableOrJson.TABLE,
 ) -> None:
-    """Show a prediction in full, or list every prediction that an id stands for.
+    """Show a prediction in full, with its outcomes, or list every prediction that an id stands for.
 
     Exits with 1 when there is none.
 
@@ -113,7 +126,7 @@ def show_prediction(
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.cli.prediction import as_object, full, listed  # noqa: PLC0415  # keeps --help fast
 
-    with _open(data_dir, url) as trail:
+    with open_trail(data_dir, url, "audit show") as trail:
         found = trail.find(any_id)
     if not found:
         print_error(f"No prediction, request or trace has the id {any_id}.")
@@ -127,50 +140,94 @@ def show_prediction(
 
 
 @audit_app.command()
-def books(
+def accesses(
     data_dir: DataDir = None,
-    output: Annotated[TableOrJson, typer.Option("--format", help="json prints one object a destination.")] = (
-        TableOrJson.TABLE
-    ),
+    url: Url = None,
+    since: Annotated[str | None, condition("--since", "At or after: an ISO time in UTC, or 30m, 1h, 7d ago.")] = None,
+    until: Annotated[str | None, condition("--until", "Before: likewise.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Most accesses to print.")] = 50,
+    output: Annotated[
+        TableOrJson, typer.Option("--format", help="json prints one object an access.")
+    ] = TableOrJson.TABLE,
 ) -> None:
-    """Check that every accepted prediction is accounted for, at each destination.
-
-    accepted = stored + pending + dead-lettered + dropped. Exits with 1 when the books of a destination do not balance.
+    """List who asked the trail what, the latest first.
 
     \b
     Examples:
-      e2i-serving audit books
-      e2i-serving audit books --data-dir /var/lib/e2i --format json
+      e2i-serving audit accesses
+      e2i-serving audit accesses --since 7d --format json
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
-    from e2i_serving.relay.books import read_books  # noqa: PLC0415  # keeps --help fast
-    from e2i_serving.runtime.trail import find_data_dir  # noqa: PLC0415  # likewise
-    from e2i_serving.settings import load_settings  # noqa: PLC0415  # likewise
+    from e2i_serving.cli.prediction import as_object  # noqa: PLC0415  # keeps --help fast
 
-    folder = data_dir.expanduser().absolute() if data_dir else find_data_dir(load_settings().settings)
-    if not folder.is_dir():
-        raise ConfigurationError(f"There is no data directory {folder}. Name another with --data-dir.")
-    accounts = read_books(folder)
+    with open_trail(data_dir, url, "audit accesses") as trail:
+        found = trail.accesses(since, until, limit=limit)
     if output is TableOrJson.JSON:
-        names = ("destination", "accepted", "stored", "pending", "dead_lettered", "dropped", "balanced")
-        print_json_lines({name: getattr(book, name) for name in names} for book in accounts)
-    else:
-        rows = table("DESTINATION", "ACCEPTED", "STORED", "PENDING", "DEAD-LETTERED", "DROPPED", "BALANCED")
-        for book in accounts:
-            dropped = ", ".join(f"{count} {reason}" for reason, count in sorted(book.dropped.items()) if count) or 0
-            counts = (book.accepted, book.stored, book.pending, book.dead_lettered, dropped)
-            verdict = text("yes", "green") if book.balanced else text("NO", "bold red")
-            rows.add_row(text(book.destination), *map(text, counts), verdict)
-        show(rows)
-    if not all(book.balanced for book in accounts):
+        print_json_lines(map(as_object, found))
+        return
+    rows = table("TIME", "PRINCIPAL", "SOURCE", "WAY", "ACTION", "SHOWN", "CONDITIONS")
+    for row in found:
+        shown = row["predictions"] if row["predictions"] >= 0 else "one by one"
+        cells = (row["principal"], row["source"], row["way"], row["action"], shown)
+        conditions = as_json(row["conditions"]) if row["conditions"] else ""
+        rows.add_row(text(iso_time(row["time_ns"])), *map(text, cells), text(conditions))
+    show(rows)
+
+
+@audit_app.command()
+def upgrade(
+    data_dir: DataDir = None,
+    url: Url = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say; exit with 1 if there is something to do.")] = False,
+) -> None:
+    """Bring the tables of an audit store to the version of this release.
+
+    The relay does this by itself at its first write. Do it by hand before, where the tables are large or the relay may
+    not change them.
+
+    \b
+    Examples:
+      e2i-serving audit upgrade --check
+      e2i-serving audit upgrade --url postgresql://owner@db/audit
+    """  # noqa: D301  # \b is click's mark for lines that stay as they are
+    from e2i_serving.runtime.places import locate  # noqa: PLC0415  # keeps --help fast
+    from e2i_serving.stores.migrations import HEAD  # noqa: PLC0415  # likewise
+    from e2i_serving.stores.upgrading import stored_version, upgrade_store  # noqa: PLC0415  # likewise
+
+    address = locate(one_of(data_dir, url)).url
+    version = stored_version(address)
+    if version == HEAD:
+        typer.echo(f"The tables have version {HEAD}, which is this release's.")
+        return
+    before = f"from version {version}" if version else "from nothing"
+    if check:
+        typer.echo(f"The tables are to be brought {before} to version {HEAD}.")
         raise typer.Exit(1)
+    upgrade_store(address)
+    typer.echo(f"The tables were brought {before} to version {HEAD}.")
 
 
-def _open(data_dir: Path | None, url: str | None) -> AuditTrail:
+def open_trail(data_dir: Path | None, url: str | None, action: str) -> AuditTrail:
+    """The trail that a command looks at.
+
+    Args:
+        data_dir: The option ``--data-dir``.
+        url: The option ``--url``.
+        action: The command, as it stands in the list of accesses.
+    """
     from e2i_serving.runtime.trail import AuditTrail  # noqa: PLC0415  # keeps --help fast
 
+    return AuditTrail.open_as(one_of(data_dir, url), way="cli", action=action)
+
+
+def one_of(data_dir: Path | None, url: str | None) -> str | Path | None:
+    """The store that a command's two options name; ``None`` when neither does.
+
+    Raises:
+        ConfigurationError: Both do.
+    """
     if data_dir is not None and url is not None:
         raise ConfigurationError("--data-dir and --url name two stores. Give one of them.")
-    return AuditTrail.open(url or data_dir)
+    return url or data_dir
 
 
 def _labels(pairs: Sequence[str]) -> dict[str, str]:

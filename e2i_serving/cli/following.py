@@ -25,11 +25,11 @@ def follow_predictions(
         trail: What to read.
         where: The filter.
         limit: How many of those there already to begin with.
-        items: Whether rows have their items.
+        items: Whether rows have their items and outcomes.
         emit: Takes rows, the oldest first; called once even when there are none yet.
     """
     try:
-        rows = trail.query(where, limit=limit, items=items).rows()[::-1]
+        rows = trail.query(where, limit=limit, items=items, outcomes=items).rows()[::-1]
         newest = rows[-1]["time_ns"] if rows else time.time_ns()
         # What is older than the first one shown was left out by the limit, not missed.
         oldest = rows[0]["time_ns"] if rows and len(rows) == limit else newest if not limit else 0
@@ -39,9 +39,8 @@ def follow_predictions(
             time.sleep(POLL_SECONDS)
             start = max(newest - OVERLAP_NS, oldest, where.since_ns or 0)
             later = msgspec.structs.replace(where, since_ns=start)
-            rows = [
-                row for row in trail.query(later, newest_first=False, items=items) if row["prediction_id"] not in seen
-            ]
+            found = trail.query(later, newest_first=False, items=items, outcomes=items)
+            rows = found.rows(without=seen)
             if rows:
                 emit(rows)
                 newest = max(newest, rows[-1]["time_ns"])

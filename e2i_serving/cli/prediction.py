@@ -6,12 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.text import Text
 
 from e2i_serving.cli.printing import as_json, clean, csv_lines, iso_time, milliseconds, table, text
-from e2i_serving.record import Row
+from e2i_serving.record import WHOLE_REQUEST, Row
 from e2i_serving.record.rows import ITEM_OUTPUT_COLUMNS
-from e2i_serving.runtime.trail import ITEM_ROWS
+from e2i_serving.runtime.rows import ITEM_ROWS, LATE_ROWS, OUTCOME_ROWS
 from e2i_serving.stores.tables import predictions
 
 _MESSAGE: Final = 80
@@ -29,7 +30,7 @@ _IDENTITY: Final = (
 _MODEL: Final = ("model", "model_version", "task", "model_digest", "code_digest")
 _RECORD: Final = (
     *("items", "request_bytes", "response_bytes", "sampling_fraction", "redactions"),
-    *("release", "schema_version", "life", "sequence"),
+    *("retention", "payload_digest", "erased", "release", "schema_version", "life", "sequence", "hash"),
 )
 
 
@@ -79,8 +80,52 @@ def full(row: Row) -> Iterator[RenderableType]:
     yield from _section("Labels", row["labels"])
     yield from _section("Attributes", row["attributes"])
     yield from _section("Record", _chosen(row, _RECORD))
+    for number, late in enumerate(row[LATE_ROWS], start=1):
+        yield from _section(f"After the answer ({number})", _late(late))
+    yield from _outcomes(row, WHOLE_REQUEST)
     for item in row[ITEM_ROWS]:
         yield from _item(item)
+        yield from _outcomes(row, item["item_index"])
+
+
+def _late(late: Row) -> dict[str, Any]:
+    told = _chosen(late, ("outcome", "error_type", "error_message", "outputs"))
+    return {"duration": milliseconds(late["duration"]), **told}
+
+
+def _outcomes(row: Row, index: int) -> Iterator[RenderableType]:
+    """What turned out to be true of an item, or of the request: every version, the last one last."""
+    found = [outcome for outcome in row[OUTCOME_ROWS] if outcome["item_index"] == index]
+    if not found:
+        return
+    yield text("Outcomes" if index == WHOLE_REQUEST else "  Outcomes", "cyan")
+    yield outcome_table(found, names=("TIME", "NAME", "VALUE", "SCORE", "SOURCE", "OBSERVED", "COMMENT"), indent=4)
+
+
+def outcome_table(found: Iterable[Row], names: Sequence[str], indent: int = 0) -> RenderableType:
+    """Outcomes one a line.
+
+    Args:
+        found: Their rows.
+        names: The headings wanted.
+        indent: How far from the left.
+    """
+    made = table(*names)
+    for outcome in found:
+        cells = {
+            "TIME": iso_time(outcome["time_ns"]),
+            "PREDICTION": outcome["prediction_id"],
+            "REQUEST": outcome["request_id"],
+            "ITEM": outcome["item_index"] if outcome["item_index"] != WHOLE_REQUEST else "all",
+            "NAME": outcome["name"],
+            "VALUE": as_json(outcome["value"]) if outcome["value"] is not None else None,
+            "SCORE": outcome["score"],
+            "SOURCE": outcome["source"],
+            "OBSERVED": iso_time(outcome["observed_ns"]) if outcome["observed_ns"] else None,
+            "COMMENT": outcome["comment"],
+        }
+        made.add_row(*[text(cells[name]) for name in names])
+    return Padding(made, (0, 0, 0, indent))
 
 
 def _item(item: Row) -> Iterator[RenderableType]:

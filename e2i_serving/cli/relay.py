@@ -27,12 +27,10 @@ def relay(
       e2i-serving relay
       e2i-serving relay --data-dir /var/lib/e2i --once
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
+    from e2i_serving.runtime.places import settings_beside  # noqa: PLC0415  # keeps --help fast
     from e2i_serving.runtime.relay_process import run_relay  # noqa: PLC0415  # imports what only a relay needs
-    from e2i_serving.runtime.trail import find_data_dir  # noqa: PLC0415  # keeps --help fast
-    from e2i_serving.settings import load_settings  # noqa: PLC0415  # likewise
 
-    settings = load_settings().settings
-    folder = data_dir.expanduser().absolute() if data_dir else find_data_dir(settings)
+    settings, folder = settings_beside(data_dir, may_be_missing=True)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(levelname)s] [relay] %(message)s")
     if not run_relay(settings, folder, once=once):
         print_error(f"Another relay runs for {folder}.")

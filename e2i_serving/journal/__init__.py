@@ -6,16 +6,21 @@ segments of frames. The worker only appends; whoever holds the lock after it is 
 
 from e2i_serving.journal.frame import Frame, FrameKind
 from e2i_serving.journal.lives import LifeFolder, list_lives, new_life_id
-from e2i_serving.journal.reader import JournalReader, Position
+from e2i_serving.journal.reader import DAMAGED, JournalReader, Position
+from e2i_serving.journal.room import JournalRoom
+from e2i_serving.journal.segments import SegmentTotals
 from e2i_serving.journal.writer import JournalWriter, without_payload
 
 __all__ = [
+    "DAMAGED",
     "Frame",
     "FrameKind",
     "JournalReader",
+    "JournalRoom",
     "JournalWriter",
     "LifeFolder",
     "Position",
+    "SegmentTotals",
     "list_lives",
     "new_life_id",
     "without_payload",

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import uuid_utils
 
 from e2i_serving.exceptions import JournalError
+from e2i_serving.journal.segments import SegmentTotals, life_frame
+
+try:
+    import fcntl
+except ImportError as error:
+    raise ImportError("e2i-serving runs on Linux and macOS. On Windows, run it in WSL 2.") from error
 
 LOCK_NAME = "lock"
 SEGMENT_SUFFIX = ".seg"
+SPARE_NAME = "next"
+"""Name of a segment that was made ahead of need."""
+BLOCK_BYTES = 512
+"""Unit of ``st_blocks``, whatever a file system's own blocks are."""
 
 
 def new_life_id() -> str:
@@ -90,6 +99,33 @@ class LifeFolder:
     def segment(self, number: int) -> Path:
         """The path of a segment."""
         return self.path / f"{number:08d}{SEGMENT_SUFFIX}"
+
+    def segment_totals(self, number: int) -> SegmentTotals | None:
+        """What stands in a finished segment, told from the heads of it and of the next one.
+
+        Returns:
+            The numbers; ``None`` for the last segment, which nothing behind it tells of, and for one that is gone.
+
+        Raises:
+            FrameError: One of the two heads can't be read.
+        """
+        later = next((other for other in self.segments() if other > number), None)
+        if later is None:
+            return None
+        try:
+            this, after = life_frame(self.segment(number)), life_frame(self.segment(later))
+        except FileNotFoundError:
+            return None
+        return SegmentTotals(this.sequence + 1, after.sequence, this.ordinal, after.ordinal - this.ordinal)
+
+    def bytes(self) -> int:
+        """Disk taken by the folder's files, preallocated segments in full."""
+        taken = 0
+        with suppress(FileNotFoundError):
+            for entry in os.scandir(self.path):
+                with suppress(FileNotFoundError):
+                    taken += entry.stat().st_blocks * BLOCK_BYTES
+        return taken
 
     def remove(self) -> None:
         """Delete the folder and all in it. For a dead life whose every frame is accounted for."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
 from e2i_serving.exceptions import FrameError
-from e2i_serving.journal.frame import FRAME_HEAD, SEGMENT_HEAD, SEGMENT_MAGIC, Frame, FrameKind, parse
+from e2i_serving.journal.frame import FRAME_HEAD, SEGMENT_HEAD, Frame, FrameKind, gap_frame, parse
 from e2i_serving.journal.lives import LifeFolder
-from e2i_serving.record import Life
+from e2i_serving.journal.segments import life_frame, read_at
+from e2i_serving.record import Gap, Life
 
 CHUNK = 1024 * 1024
+DAMAGED = "damaged"
+"""Reason of a gap whose frames are not in the journal, or not as they were written."""
 
 
 class Position(NamedTuple):
@@ -20,8 +23,8 @@ class Position(NamedTuple):
     Attributes:
         segment: The segment's number.
         offset: The offset in it.
-        sequence: Sequence number of the last frame dealt with.
-        ordinal: How many prediction records stand before this position.
+        sequence: Sequence number of the last frame dealt with, a gap's last one included.
+        ordinal: How many prediction records stand before this position, those in gaps included.
     """
 
     segment: int = 1
@@ -32,6 +35,11 @@ class Position(NamedTuple):
 
 class JournalReader:
     """Reads the frames of one life in order.
+
+    Frames are numbered without a hole, so that whatever is missing shows when the next one is read. It is then
+    returned as a frame of kind ``GAP``, in its place: its sequence is that of the last frame missing, and it
+    decodes to a ``Gap`` that says how many frames and records are gone. A damaged frame costs itself alone where
+    its length still leads to a whole frame that numbers on; else what stands behind it in its segment.
 
     Args:
         folder: The life's folder.
@@ -46,32 +54,64 @@ class JournalReader:
         self.folder = folder
         self.position = position or Position()
         self.life: Life | None = None
-        self._torn_at: set[Position] = set()
+        self._torn_at: set[tuple[int, int]] = set()
 
-    def read(self, limit: int, *, ended: bool) -> list[Frame]:
-        """The next frames, life frames left out.
+    def read(self, limit: int, *, ended: bool, max_bytes: int = sys.maxsize) -> list[Frame]:
+        """The next frames, gaps among them, life frames left out.
 
         Args:
             limit: Most frames to return.
             ended: Whether the life is over, so that what is not whole will never be.
+            max_bytes: Bytes of payload after which no more are looked for.
 
         Returns:
-            Frames in order; fewer than ``limit`` only when there are no more for now.
+            Frames in order; fewer than ``limit`` only when there are so many bytes, or no more for now.
 
         Raises:
-            FrameError: A segment is not of this format, or does not say whose it is.
+            FrameError: A segment is not of this format, or none says whose it is.
             OSError: A segment can't be read. In either case the reader stays where it was.
         """
         start = self.position
         try:
-            return self._read(limit, ended=ended)
+            return self._read(limit, ended=ended, max_bytes=max_bytes)
         except (FrameError, OSError):
             self.position = start
             raise
 
-    def _read(self, limit: int, *, ended: bool) -> list[Frame]:
+    def skip_to_segment(self, number: int, reason: str) -> Frame | None:
+        """Pass over what is left before a segment.
+
+        Args:
+            number: The segment to go on with.
+            reason: Why, for the gap.
+
+        Returns:
+            The gap in the form of a frame; ``None`` if there was nothing to pass over.
+
+        Raises:
+            FrameError: The segment does not say what stands before it.
+            OSError: The segment can't be read. In either case the reader stays where it was.
+        """
+        if number <= self.position.segment:
+            return None
+        head = life_frame(self.folder.segment(number))
+        gap = self._gap_before(head, reason)
+        self.position = Position(
+            number,
+            SEGMENT_HEAD.size,
+            max(self.position.sequence, head.sequence),
+            max(self.position.ordinal, head.ordinal),
+        )
+        return gap
+
+    @property
+    def torn(self) -> int:
+        """How many torn tails were met."""
+        return len(self._torn_at)
+
+    def _read(self, limit: int, *, ended: bool, max_bytes: int) -> list[Frame]:
         frames: list[Frame] = []
-        while len(frames) < limit:
+        while len(frames) < limit and sum(len(frame.payload) for frame in frames) < max_bytes:
             later = self._next_segment()
             before = self.position
             torn = self._read_segment(frames, limit)
@@ -81,16 +121,11 @@ class JournalReader:
             if not (later or ended):
                 break
             if torn:
-                self._torn_at.add(before)
+                self._torn_at.add((before.segment, before.offset))
             if later is None:
                 break
             self.position = self.position._replace(segment=later, offset=SEGMENT_HEAD.size)
         return frames
-
-    @property
-    def torn(self) -> int:
-        """How many torn tails were met."""
-        return len(self._torn_at)
 
     def _next_segment(self) -> int | None:
         try:
@@ -102,30 +137,44 @@ class JournalReader:
         """Read on in the current segment; returns whether what stands there is a torn or foreign frame."""
         path = self.folder.segment(self.position.segment)
         try:
-            data = _read_at(path, self.position.offset, FRAME_HEAD.size)
+            data = read_at(path, self.position.offset, FRAME_HEAD.size)
             if any(data[:4]):
-                data = _read_at(path, self.position.offset, CHUNK)
+                data = read_at(path, self.position.offset, CHUNK)
+            if self.life is None:
+                self.life = self._find_life(path)
         except FileNotFoundError:
             return False
-        if self.life is None:
-            self._read_life(path)
+        life = self.life.life
         offset = 0
         try:
             while len(frames) < limit:
-                parsed = parse(data, offset)
+                parsed = parse(data, offset, life)
                 if parsed is None and offset == 0 and len(data) == CHUNK and any(data[:4]):
-                    data = _read_at(path, self.position.offset, None)  # a frame larger than a chunk
-                    parsed = parse(data, offset)
+                    data = read_at(path, self.position.offset, None)  # a frame larger than a chunk
+                    parsed = parse(data, offset, life)
                 if parsed is None:
                     break
                 frame, end = parsed
+                gap = self._gap_before(frame, DAMAGED)
+                if gap is not None:
+                    frames.append(gap)
+                    self.position = self.position._replace(sequence=gap.sequence, ordinal=gap.ordinal)
+                    continue
                 self._advance(frame, end - offset)
                 offset = end
                 if frame.kind != FrameKind.LIFE:
                     frames.append(frame)
         except FrameError:
-            return True
+            return offset > 0 or not self._pass_damage(path, life)
         return any(data[offset : offset + 4])
+
+    def _gap_before(self, frame: Frame, reason: str) -> Frame | None:
+        sequence, ordinal = self.position.sequence, self.position.ordinal
+        last = frame.sequence - (frame.kind != FrameKind.LIFE)
+        if last <= sequence:
+            return None
+        before = max(ordinal, frame.ordinal - (frame.kind == FrameKind.RECORD))
+        return gap_frame(Gap(sequence + 1, last, before - ordinal, reason), before, frame.life or self.folder.life)
 
     def _advance(self, frame: Frame, length: int) -> None:
         position = self.position
@@ -136,22 +185,52 @@ class JournalReader:
             max(position.ordinal, frame.ordinal),
         )
 
-    def _read_life(self, path: Path) -> None:
-        head = _read_at(path, 0, CHUNK)
-        if not head.startswith(SEGMENT_MAGIC):
-            raise FrameError(f"{path} is no journal segment of this format.")
-        parsed = parse(head, SEGMENT_HEAD.size)
-        body = parsed[0].decode() if parsed else None
-        if not isinstance(body, Life):
-            raise FrameError(f"{path} does not begin with the life that wrote it.")
-        self.life = body
+    def _pass_damage(self, path: Path, life: str) -> bool:
+        """Go behind the damaged frame here, if its length leads to a whole one; returns whether it did."""
+        data = read_at(path, self.position.offset, None)
+        at = 0
+        while len(data) - at >= FRAME_HEAD.size:
+            length: int = FRAME_HEAD.unpack_from(data, at)[0]
+            if length == 0:
+                return False
+            at += FRAME_HEAD.size + length
+            try:
+                parsed = parse(data, at, life)
+            except FrameError:
+                continue  # several in a row
+            # Looked at once more: a frame with a whole one behind it is written, and a moment ago it may not have been.
+            if parsed is None or not self._numbers_on(parsed[0]) or not _is_damaged(path, self.position.offset, at):
+                return False
+            self.position = self.position._replace(offset=self.position.offset + at)
+            return True
+        return False
+
+    def _numbers_on(self, frame: Frame) -> bool:
+        further = frame.sequence - self.position.sequence
+        return further > 0 and 0 <= frame.ordinal - self.position.ordinal <= further
+
+    def _find_life(self, path: Path) -> Life:
+        """The life as this segment's head says it, or another's where this one's is damaged."""
+        try:
+            return _life_of(path)
+        except FrameError:
+            for number in self.folder.segments():
+                try:
+                    return _life_of(self.folder.segment(number))
+                except (FrameError, FileNotFoundError):
+                    continue
+            raise
 
 
-def _read_at(path: Path, offset: int, size: int | None) -> bytes:
-    fd = os.open(path, os.O_RDONLY)
+def _life_of(path: Path) -> Life:
+    body = life_frame(path).decode()
+    if not isinstance(body, Life):
+        raise FrameError(f"{path} does not begin with the life that wrote it.")
+    return body
+
+
+def _is_damaged(path: Path, offset: int, size: int) -> bool:
     try:
-        if size is None:
-            size = max(0, os.fstat(fd).st_size - offset)
-        return os.pread(fd, size, offset)
-    finally:
-        os.close(fd)
+        return parse(read_at(path, offset, size), 0) is None
+    except FrameError:
+        return True

@@ -1,7 +1,22 @@
 """Context headers: who asks, and which trace the request belongs to."""
 
+from e2i_serving.propagation.b3 import B3MultiPropagator, B3SinglePropagator
+from e2i_serving.propagation.baggage import LABEL_PREFIX, PREDICTION_ID, REQUEST_ID, BaggagePropagator
 from e2i_serving.propagation.extraction import ContextExtractor
 from e2i_serving.propagation.request_id import RequestIdPropagator
+from e2i_serving.propagation.vendor import AmazonTracePropagator, TraceIdPropagator
 from e2i_serving.propagation.w3c import TraceContextPropagator
 
-__all__ = ["ContextExtractor", "RequestIdPropagator", "TraceContextPropagator"]
+__all__ = [
+    "LABEL_PREFIX",
+    "PREDICTION_ID",
+    "REQUEST_ID",
+    "AmazonTracePropagator",
+    "B3MultiPropagator",
+    "B3SinglePropagator",
+    "BaggagePropagator",
+    "ContextExtractor",
+    "RequestIdPropagator",
+    "TraceContextPropagator",
+    "TraceIdPropagator",
+]

@@ -69,7 +69,8 @@ class PredictionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         response_bytes: Size of the response's body; -1 when not known.
         sampling_fraction: The fraction of such requests that are kept; 1.0 when all are.
         redactions: Names of the redaction rules that changed something.
-        salt: Random bytes from which each item's commitment salts are derived.
+        salt: Random bytes from which commitment salts are derived.
+        retention: How long it is to be kept: the name of a retention class.
     """
 
     prediction_id: str
@@ -105,23 +106,4 @@ class PredictionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     sampling_fraction: float = 1.0
     redactions: tuple[str, ...] = ()
     salt: bytes = b""
-
-
-class StreamEnd(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a streamed answer ended; journalled after the record of its start.
-
-    Attributes:
-        prediction_id: The record it ends.
-        duration: Seconds from arrival to the last byte.
-        outcome: How it ended.
-        response_bytes: Bytes of body sent.
-        error_type: As in the record.
-        error_message: As in the record.
-    """
-
-    prediction_id: str
-    duration: float
-    outcome: Outcome
-    response_bytes: int = -1
-    error_type: str = ""
-    error_message: str = ""
+    retention: str = ""

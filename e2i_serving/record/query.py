@@ -37,3 +37,25 @@ class PredictionFilter(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=
     entity: str | None = None
     since_ns: int | None = None
     until_ns: int | None = None
+
+
+class OutcomeFilter(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """Conditions that an outcome must meet. An empty filter meets everything.
+
+    Attributes:
+        prediction_ids: About one of these predictions, or about one of ``request_ids``; a few hundred at most.
+        request_ids: About one of these requests, as far as their prediction was not known; likewise.
+        outcome_ids: One of these; likewise.
+        name: What was observed, such as ``truth``.
+        source: Who or what said so.
+        since_ns: Recorded at or after, nanoseconds since the epoch.
+        until_ns: Recorded before, nanoseconds since the epoch.
+    """
+
+    prediction_ids: tuple[str, ...] = ()
+    request_ids: tuple[str, ...] = ()
+    outcome_ids: tuple[str, ...] = ()
+    name: str | None = None
+    source: str | None = None
+    since_ns: int | None = None
+    until_ns: int | None = None

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from e2i_serving.record.events import Body, Gap
 from e2i_serving.record.life import Life
-from e2i_serving.record.prediction import PredictionRecord, StreamEnd
 
 Row = dict[str, Any]
 """One row by column name. Columns of JSON hold JSON text already."""
@@ -35,11 +35,16 @@ ITEM_OUTPUT_COLUMNS: tuple[str, ...] = (
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One journal frame as the relay reads it: what was recorded, by whom, and in which order."""
+    """One journal frame as the relay reads it: what was recorded, by whom, and in which order.
+
+    A ``Gap`` stands for frames that can't be read; its sequence is that of the last one. ``size`` is how many bytes
+    the body takes in the journal; 0 when that is not known.
+    """
 
     life: Life
     sequence: int
-    body: PredictionRecord | StreamEnd
+    body: Body | Gap
+    size: int = 0
 
 
 @dataclass(slots=True)
@@ -50,10 +55,16 @@ class RowBatch:
         predictions: One row a request.
         items: One row an item; key (prediction_id, item_index).
         entities: One row an entity key of an item; key (name, value, prediction_id, item_index).
-        stream_ends: One row a stream that ended, with the columns of the prediction it completes.
+        events: One row an end or a late result; key (life, sequence).
+        outcomes: One row a truth or a score; key (life, sequence).
+        accesses: One row a look at the trail; key access_id.
+        gaps: One row a run of frames that have no row; key (life, last).
     """
 
     predictions: list[Row] = field(default_factory=list)
     items: list[Row] = field(default_factory=list)
     entities: list[Row] = field(default_factory=list)
-    stream_ends: list[Row] = field(default_factory=list)
+    events: list[Row] = field(default_factory=list)
+    outcomes: list[Row] = field(default_factory=list)
+    accesses: list[Row] = field(default_factory=list)
+    gaps: list[Row] = field(default_factory=list)

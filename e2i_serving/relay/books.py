@@ -1,7 +1,8 @@
 """The books: does everything that was accepted stand somewhere?
 
 For every destination: accepted = stored + pending + dead-lettered + dropped. What was accepted and what is pending
-is counted in the journal (by the worker's own numbering, and frame by frame); the rest stands in the ledger.
+is told by the worker's own numbering in the journal; the rest stands in the ledger. What is damaged there counts as
+pending until a destination gets to it, and as dropped from then on.
 """
 
 from __future__ import annotations
@@ -10,13 +11,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from e2i_serving.journal import FrameKind, JournalReader, LifeFolder, Position, list_lives
+from e2i_serving.journal import JournalReader, LifeFolder, Position, list_lives
+from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.relay.ledger import Ledger
 
-AUDIT_STORE = "audit-store"
-"""Name of the destination that every instance has."""
-
 _BATCH = 4096
+_BATCH_BYTES = 8 * 1024 * 1024
 _TRIES = 5
 
 
@@ -81,18 +81,19 @@ def _read_book(data_dir: Path, ledger: Ledger, destination: str) -> Book:
     for life in known.keys() | folders.keys():
         row = known.get(life)
         if row is not None and (row.closed or life not in folders):
-            book.accepted += row.records
+            # What was closed before a further destination came was never for it.
+            book.accepted += row.records if row.begun or destination == AUDIT_STORE else 0
             continue
-        accepted, pending = _count(folders[life], row.position if row else Position())
-        book.accepted += max(accepted, row.records if row else 0)
-        book.pending += pending
+        position = row.position if row else Position()
+        accepted = max(_last_ordinal(folders[life], position), row.records if row else 0)
+        book.accepted += accepted
+        book.pending += accepted - position.ordinal - (row.given_up if row else 0)
     return book
 
 
-def _count(folder: LifeFolder, position: Position) -> tuple[int, int]:
-    """The last record's ordinal, and how many records stand behind a position."""
+def _last_ordinal(folder: LifeFolder, position: Position) -> int:
+    """How many records a life has journaled, found from a position on."""
     reader = JournalReader(folder, position)
-    pending = 0
-    while frames := reader.read(_BATCH, ended=True):
-        pending += sum(frame.kind == FrameKind.RECORD for frame in frames)
-    return reader.position.ordinal, pending
+    while reader.read(_BATCH, ended=True, max_bytes=_BATCH_BYTES):
+        pass
+    return reader.position.ordinal

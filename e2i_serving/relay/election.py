@@ -43,6 +43,10 @@ class RelayLock:
         self._fd = fd
         return True
 
+    def is_gone(self) -> bool:
+        """Whether the lock that is held was deleted, with its data directory for instance, so that it elects nobody."""
+        return self._fd >= 0 and os.fstat(self._fd).st_nlink == 0
+
     def release(self) -> None:
         """Give the lock back."""
         if self._fd >= 0:

@@ -6,26 +6,23 @@ columns are spread out in bulk and zipped into rows, with as little Python an it
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import msgspec
-
-from e2i_serving.record import (
-    SCHEMA_VERSION,
-    Column,
-    Constant,
-    Entry,
-    Life,
-    Matrix,
-    PredictionRecord,
-    Row,
-    RowBatch,
-    StreamEnd,
-    Values,
-)
+from e2i_serving.evidence import item_salts, prediction_salt
+from e2i_serving.record import SCHEMA_VERSION, Column, Entry, Life, Matrix, PredictionRecord, Row, RowBatch
 from e2i_serving.record.rows import ITEM_OUTPUT_COLUMNS
+from e2i_serving.relay.cells import (
+    boolean_cells,
+    json_lines,
+    json_text,
+    number_cells,
+    size_cell,
+    text_cell,
+    text_cells,
+)
+from e2i_serving.relay.event_rows import add_event
+from e2i_serving.relay.spreading import json_objects, misfit_length, spread_columns
 
 INCONSISTENT_COLUMNS: Final = "inconsistent_columns"
 """The error type of a prediction some of whose columns do not fit its number of items."""
@@ -37,15 +34,9 @@ keys. A longer one still stands in the item's ``entity``."""
 _BLANK_ITEM: Final[Row] = {
     **dict.fromkeys(("prediction_id", "time_ns", "model", "model_version", "entity", "inputs", "outputs")),
     **dict.fromkeys(ITEM_OUTPUT_COLUMNS),
+    **dict.fromkeys(("salt", "erased")),
     "item_index": 0,
 }
-_LARGEST: Final = 2**53
-_NATIVE: Final = {"|b1": "?", "|u1": "B", "|i1": "b"} | {
-    f"{'<' if sys.byteorder == 'little' else '>'}{kind}": code
-    for kind, code in {"f4": "f", "f8": "d", "i2": "h", "u2": "H", "i4": "i", "u4": "I", "i8": "q", "u8": "Q"}.items()
-}
-"""NumPy's types that Python's own memory views read, which is three times as fast for one item."""
-_encoder: Final = msgspec.json.Encoder(enc_hook=str)
 
 
 def explode(entries: Sequence[Entry]) -> RowBatch:
@@ -63,8 +54,8 @@ def explode(entries: Sequence[Entry]) -> RowBatch:
     of_life: Row = {}
     for entry in entries:
         body = entry.body
-        if isinstance(body, StreamEnd):
-            batch.stream_ends.append(_stream_end_row(body))
+        if not isinstance(body, PredictionRecord):
+            add_event(batch, entry.life.life, entry.sequence, body)
             continue
         if entry.life is not life:
             life = entry.life
@@ -87,15 +78,15 @@ def _explode_record(batch: RowBatch, entry: Entry, record: PredictionRecord, of_
     misfits: list[str] = []
     items = record.items
     if items > 0:
-        entities = _spread_all(record.entities, items, "", (), misfits, "entities")
-        inputs = _spread_all(record.inputs, items, "features", names, misfits, "inputs")
-        outputs = _spread_all(record.outputs, items, "probabilities", classes, misfits, "outputs")
+        entities = spread_columns(record.entities, items, "", (), misfits, "entities")
+        inputs = spread_columns(record.inputs, items, "features", names, misfits, "inputs")
+        outputs = spread_columns(record.outputs, items, "probabilities", classes, misfits, "outputs")
         batch.items += _item_rows(record, row["model"], row["model_version"], entities, inputs, outputs)
         for name, values in entities.items():
             batch.entities += _entity_rows(record, name, values, row["model"])
     elif record.entities or record.inputs or record.outputs:
         for kind, columns in (("entities", record.entities), ("inputs", record.inputs), ("outputs", record.outputs)):
-            misfits += [f"{kind}.{name}" for name, column in columns.items() if _length(column)]
+            misfits += [f"{kind}.{name}" for name, column in columns.items() if misfit_length(column)]
     _fill_prediction_row(row, record)
     row["sequence"] = entry.sequence
     if misfits:
@@ -107,31 +98,33 @@ def _explode_record(batch: RowBatch, entry: Entry, record: PredictionRecord, of_
 def _fill_prediction_row(row: Row, record: PredictionRecord) -> None:
     row["prediction_id"] = record.prediction_id
     row["time_ns"] = record.time_ns
-    row["duration"] = record.duration
+    row["duration"] = float(record.duration)  # as it is read back, whatever it was made from
     row["outcome"] = record.outcome._value_  # a fifth of what .value costs
     row["status"] = record.status
     row["endpoint"] = record.endpoint or None
     row["route"] = record.route or None
     row["method"] = record.method or None
-    row["request_id"] = _text(record.request_id)
+    row["request_id"] = text_cell(record.request_id)
     row["trace_id"] = record.trace_id or None
     row["span_id"] = record.span_id or None
     row["parent_span_id"] = record.parent_span_id or None
     row["sampled"] = record.sampled
     row["items"] = record.items
-    row["sampling_fraction"] = record.sampling_fraction
-    row["phases"] = _json(record.phases) if record.phases else None
-    row["labels"] = _json(record.labels) if record.labels else None
-    row["attributes"] = _json(record.attributes) if record.attributes else None
-    row["redactions"] = _json(record.redactions) if record.redactions else None
-    row["parent_request_id"] = _text(record.parent_request_id)
-    row["principal"] = _text(record.principal)
+    row["sampling_fraction"] = float(record.sampling_fraction)
+    row["phases"] = json_text(record.phases) if record.phases else None
+    row["labels"] = json_text(record.labels) if record.labels else None
+    row["attributes"] = json_text(record.attributes) if record.attributes else None
+    row["redactions"] = json_text(record.redactions) if record.redactions else None
+    row["parent_request_id"] = text_cell(record.parent_request_id)
+    row["principal"] = text_cell(record.principal)
     row["principal_source"] = record.principal_source or None
     row["task"] = record.task or row["task"]
-    row["error_type"] = _text(record.error_type)
-    row["error_message"] = _text(record.error_message)
-    row["request_bytes"] = _size(record.request_bytes)
-    row["response_bytes"] = _size(record.response_bytes)
+    row["error_type"] = text_cell(record.error_type)
+    row["error_message"] = text_cell(record.error_message)
+    row["request_bytes"] = size_cell(record.request_bytes)
+    row["response_bytes"] = size_cell(record.response_bytes)
+    row["retention"] = record.retention or None
+    row["salt"] = prediction_salt(record.salt)
 
 
 def _life_row(life: Life) -> Row:
@@ -155,17 +148,9 @@ def _life_row(life: Life) -> Row:
         "release": life.release or None,
         "schema_version": SCHEMA_VERSION,
         "life": life.life,
-    }
-
-
-def _stream_end_row(end: StreamEnd) -> Row:
-    return {
-        "prediction_id": end.prediction_id,
-        "duration": end.duration,
-        "outcome": end.outcome.value,
-        "response_bytes": _size(end.response_bytes),
-        "error_type": _text(end.error_type),
-        "error_message": _text(end.error_message),
+        "payload_digest": None,
+        "erased": None,
+        "hash": None,
     }
 
 
@@ -188,13 +173,13 @@ def _item_rows(
             columns[name] = typed
     features = inputs.get("features")
     if features is not None and len(record.inputs) == 1 and _is_named(record.inputs["features"], features):
-        columns["inputs"] = _json_lines(features)
+        columns["inputs"] = json_lines(features)
     elif inputs:
-        columns["inputs"] = _objects(inputs)
+        columns["inputs"] = json_objects(inputs)
     if entities:
-        columns["entity"] = _objects(entities)
+        columns["entity"] = json_objects(entities)
     if others:
-        columns["outputs"] = _objects(others)
+        columns["outputs"] = json_objects(others)
     first = _BLANK_ITEM.copy()
     first["prediction_id"] = record.prediction_id
     first["time_ns"] = record.time_ns
@@ -203,16 +188,15 @@ def _item_rows(
     if record.items == 1:
         for name, cells in columns.items():
             first[name] = cells[0]
+        (first["salt"],) = item_salts(record.salt, 1)
         return [first]
-    indexes = range(record.items)
-    if not columns:
-        return [{**first, "item_index": index} for index in indexes]
-    names = ("item_index", *columns)
-    return [{**first, **dict(zip(names, row))} for row in zip(indexes, *columns.values())]  # noqa: B905  # as above
+    names = ("item_index", "salt", *columns)
+    rows = zip(range(record.items), item_salts(record.salt, record.items), *columns.values())  # noqa: B905  # all fit
+    return [{**first, **dict(zip(names, row))} for row in rows]  # noqa: B905  # likewise, and timed
 
 
 def _entity_rows(record: PredictionRecord, name: str, values: list[Any], model: str | None) -> Iterable[Row]:
-    name = _text(name) or ""
+    name = text_cell(name) or ""
     return [
         {
             "name": name,
@@ -222,57 +206,9 @@ def _entity_rows(record: PredictionRecord, name: str, values: list[Any], model: 
             "time_ns": record.time_ns,
             "model": model,
         }
-        for index, text in enumerate(_texts(values))
+        for index, text in enumerate(text_cells(values))
         if text and len(text) <= ENTITY_LENGTH and len(name) <= ENTITY_LENGTH
     ]
-
-
-def _spread_all(
-    columns: Mapping[str, Column], items: int, named: str, names: tuple[str, ...], misfits: list[str], kind: str
-) -> dict[str, list[Any]]:
-    """The columns that fit, as one value an item; the others are listed in ``misfits``.
-
-    The column called ``named`` takes ``names`` when it has none of its own.
-    """
-    spread: dict[str, list[Any]] = {}
-    for name, column in columns.items():
-        values: list[Any] | None = None
-        if isinstance(column, Matrix):
-            if not column.shape or column.shape[0] == items:
-                values = _spread_matrix(column, items, names if name == named else ())
-        elif isinstance(column, Constant):
-            values = [column.value] * items
-        elif len(column.values) == items:
-            values = column.values
-        if values is None:
-            misfits.append(f"{kind}.{name}")
-        else:
-            spread[name] = values
-    return spread
-
-
-def _spread_matrix(column: Matrix, items: int, names: tuple[str, ...]) -> list[Any] | None:
-    shape = column.shape
-    code: Any = _NATIVE.get(column.dtype)
-    try:
-        is_native = code is not None and 0 not in shape
-        rows: Any = memoryview(column.data).cast(code, shape).tolist() if is_native else column.array().tolist()
-    except (TypeError, ValueError):
-        return None  # the bytes are not what the type and shape say
-    if not shape:
-        return [rows] * items
-    names = column.names or names
-    if len(shape) > 1 and shape[1] == len(names):
-        named = [dict(zip(names, row)) for row in rows]  # noqa: B905  # equal by the line above, and timed
-        if len(named[0]) == len(names):  # a name that stands twice would hide a value
-            return named
-    return rows  # type: ignore[no-any-return]
-
-
-def _length(column: Column) -> int:
-    if isinstance(column, Values):
-        return len(column.values)
-    return column.shape[0] if isinstance(column, Matrix) and column.shape else 0
 
 
 def _is_named(column: Column, values: list[Any]) -> bool:
@@ -282,90 +218,14 @@ def _is_named(column: Column, values: list[Any]) -> bool:
 def _misfit_message(misfits: list[str], items: int) -> str | None:
     if not misfits:
         return None
-    return _text(f"Left out, as they do not hold one value for each of {items} items: {', '.join(misfits)}")
-
-
-def _objects(columns: Mapping[str, list[Any]]) -> list[str | None]:
-    if len(next(iter(columns.values()))) == 1:
-        return [_json({name: values[0] for name, values in columns.items()})]
-    names = tuple(columns)
-    return _json_lines([dict(zip(names, row)) for row in zip(*columns.values())])  # noqa: B905  # all fit, and timed
-
-
-def _json_lines(values: list[Any]) -> list[str | None]:
-    """One JSON text a value; ``None`` for what reads ``null``."""
-    if len(values) == 1:
-        return [_json(values[0])]
-    try:
-        text = _encoder.encode_lines(values).decode()
-    except (TypeError, ValueError, RecursionError):
-        return [_json(value) for value in values]
-    lines: list[str | None] = text.split("\n")[:-1]  # type: ignore[assignment]  # a new list, widened at once
-    if "\\u0000" in text or "null\n" in text:
-        return [_stored(line) for line in lines if line is not None]
-    return lines
-
-
-def _json(value: Any) -> str | None:
-    try:
-        text = _encoder.encode(value).decode()
-    except (TypeError, ValueError, RecursionError):
-        text = _encoder.encode(ascii(value)).decode()  # keeps what can't be JSON as the text of it
-    return _stored(text) if text == "null" or "\\u0000" in text else text
-
-
-def _stored(text: str) -> str | None:
-    if "\\u0000" in text:  # PostgreSQL refuses the character NUL, in JSON as in text
-        text = _encoder.encode(_without_nul(msgspec.json.decode(text))).decode()
-    return None if text == "null" else text
-
-
-def _without_nul(value: Any) -> Any:
-    if isinstance(value, str):
-        return value.replace("\0", "\ufffd")
-    if isinstance(value, list):
-        return [_without_nul(inner) for inner in value]
-    if isinstance(value, dict):
-        return {_without_nul(key): _without_nul(inner) for key, inner in value.items()}
-    return value
-
-
-def _text(value: str) -> str | None:
-    return (value.replace("\0", "\ufffd") if "\0" in value else value) if value else None
-
-
-def _size(value: int) -> int | None:
-    return value if value >= 0 else None
-
-
-def _texts(values: list[Any]) -> list[str | None]:
-    return [_text(value) if isinstance(value, str) else _json(value) for value in values]
-
-
-def _numbers(values: list[Any]) -> list[float | None] | None:
-    """Numbers, with ``None`` for a missing one; ``None`` when they are not numbers."""
-    numbers: list[float | None] = []
-    for value in values:
-        if type(value) is float:
-            numbers.append(value if value == value else None)  # noqa: PLR0124  # not-a-number, and timed
-        elif value is None:
-            numbers.append(None)
-        elif isinstance(value, int) and -_LARGEST <= value <= _LARGEST:
-            numbers.append(float(value))
-        else:
-            return None
-    return numbers
-
-
-def _booleans(values: list[Any]) -> list[bool | None] | None:
-    return values if all(value is None or isinstance(value, bool) for value in values) else None
+    return text_cell(f"Left out, as they do not hold one value for each of {items} items: {', '.join(misfits)}")
 
 
 _TYPED: Final[dict[str, Callable[[list[Any]], Sequence[Any] | None]]] = {
-    **dict.fromkeys(ITEM_OUTPUT_COLUMNS, _numbers),
-    "prediction": _json_lines,
-    "decision": _texts,
-    "treatment": _texts,
-    "policy": _texts,
-    "exploration": _booleans,
+    **dict.fromkeys(ITEM_OUTPUT_COLUMNS, number_cells),
+    "prediction": json_lines,
+    "decision": text_cells,
+    "treatment": text_cells,
+    "policy": text_cells,
+    "exploration": boolean_cells,
 }

@@ -1,50 +1,22 @@
 """The ledger: how far each destination has come with each life, and what became of every record.
 
-Written by the relay alone, read by anyone. A life's rows are never deleted, so that the books cover all that
-was ever accepted.
+Written by the relay alone, read by anyone. A life's rows are never deleted and its counts never go back, so that
+the books cover all that was ever accepted.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from e2i_serving.journal import Position
 from e2i_serving.record import Life
-
-LEDGER_NAME = "ledger.db"
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS lives (
-    life TEXT PRIMARY KEY,
-    service TEXT NOT NULL,
-    started_ns INTEGER NOT NULL,
-    records INTEGER NOT NULL DEFAULT 0,
-    torn INTEGER NOT NULL DEFAULT 0,
-    closed INTEGER NOT NULL DEFAULT 0
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS cursors (
-    destination TEXT NOT NULL,
-    life TEXT NOT NULL,
-    segment INTEGER NOT NULL,
-    offset INTEGER NOT NULL,
-    sequence INTEGER NOT NULL,
-    ordinal INTEGER NOT NULL,
-    stored INTEGER NOT NULL DEFAULT 0,
-    dead_lettered INTEGER NOT NULL DEFAULT 0,
-    PRIMARY KEY (destination, life)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS drops (
-    destination TEXT NOT NULL,
-    life TEXT NOT NULL,
-    reason TEXT NOT NULL,
-    records INTEGER NOT NULL,
-    PRIMARY KEY (destination, life, reason)
-) WITHOUT ROWID;
-"""
+from e2i_serving.relay.dead_letters import DeadLetter, DeadLetters
+from e2i_serving.relay.ledger_schema import open_ledger, open_to_read
 
 
 class LifeTotals(NamedTuple):
@@ -56,57 +28,120 @@ class LifeTotals(NamedTuple):
     position: Position
     stored: int
     dead_lettered: int
+    """Dead letters that were not delivered since."""
     dropped: dict[str, int]
+    given_up: int
+    """Of the dropped records, those that stand behind the position."""
+    begun: bool
+    """Whether the destination dealt with anything of the life."""
+
+
+class GivenUp(NamedTuple):
+    """The part of a segment that is lost to a destination, as the disk was needed for newer records."""
+
+    segment: int
+    first: int
+    """Sequence number of the first frame that is lost."""
+    last: int
+    """Sequence number of the last one."""
+    records: int
+    last_ordinal: int
+    """Ordinal of the last record in the segment."""
 
 
 class Ledger:
-    """The ledger of a data directory.
+    """The ledger of a data directory. Any thread may use it.
 
     Args:
         data_dir: The data directory.
         read_only: Open for reading only; a ledger that is not there yet then reads as empty.
+
+    Raises:
+        JournalError: A newer release made it.
+
+    Attributes:
+        dead_letters: What destinations refused for good.
     """
 
     def __init__(self, data_dir: Path, *, read_only: bool = False) -> None:
-        path = data_dir / LEDGER_NAME
-        self._connection = _open_to_read(path) if read_only else sqlite3.connect(path, isolation_level=None, timeout=5)
-        if not read_only:
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            # Segments are deleted on the ledger's word, so its word must be on the disk.
-            self._connection.execute("PRAGMA synchronous=FULL")
-            self._connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} COMMIT;")
+        self._connection = open_to_read(data_dir) if read_only else open_ledger(data_dir)
+        self._lock = threading.RLock()
+        self.dead_letters = DeadLetters(self._transaction)
 
     def position(self, destination: str, life: str) -> Position:
         """How far a destination has come with a life; the beginning when it has not begun."""
-        row = self._connection.execute(
-            "SELECT segment, offset, sequence, ordinal FROM cursors WHERE destination = ? AND life = ?",
+        return self.cursor(destination, life)[0]
+
+    def cursor(self, destination: str, life: str) -> tuple[Position, bytes]:
+        """How far a destination has come with a life, and what it asked to be told there."""
+        row = self._one(
+            "SELECT segment, offset, sequence, ordinal, state FROM cursors WHERE destination = ? AND life = ?",
             (destination, life),
-        ).fetchone()
-        return Position(*row) if row else Position()
+        )
+        return (Position(*row[:4]), row[4]) if row else (Position(), b"")
 
     def is_closed(self, life: str) -> bool:
         """Whether every frame of a life is accounted for."""
-        row = self._connection.execute("SELECT closed FROM lives WHERE life = ?", (life,)).fetchone()
+        row = self._one("SELECT closed FROM lives WHERE life = ?", (life,))
         return bool(row and row[0])
 
     def advance(
-        self, destination: str, life: Life, position: Position, *, stored: int, dropped: Mapping[str, int]
+        self,
+        destination: str,
+        life: Life,
+        position: Position,
+        *,
+        stored: int,
+        dropped: Mapping[str, int],
+        state: bytes = b"",
+        dead_letters: Sequence[DeadLetter] = (),
     ) -> None:
-        """Note that a destination has dealt with a life's frames up to a position."""
+        """Note that a destination has dealt with a life's frames up to a position, in one transaction.
+
+        Args:
+            destination: The destination's name.
+            life: The life.
+            position: Behind the last frame dealt with.
+            stored: How many more records it has.
+            dropped: How many more were given up, by reason.
+            state: What the destination is to be told with the next frames.
+            dead_letters: What it refused of these frames.
+        """
+        dead = sum(letter.records for letter in dead_letters)
         with self._transaction() as connection:
             self._know(connection, life, position.ordinal)
             connection.execute(
-                "INSERT INTO cursors (destination, life, segment, offset, sequence, ordinal, stored) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (destination, life) DO UPDATE SET "
+                "INSERT INTO cursors (destination, life, segment, offset, sequence, ordinal, stored, dead_lettered, "
+                "state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (destination, life) DO UPDATE SET "
                 "segment = excluded.segment, offset = excluded.offset, sequence = excluded.sequence, "
-                "ordinal = excluded.ordinal, stored = stored + excluded.stored",
-                (destination, life.life, *position, stored),
+                "ordinal = excluded.ordinal, stored = stored + excluded.stored, "
+                "dead_lettered = dead_lettered + excluded.dead_lettered, state = excluded.state",
+                (destination, life.life, *position, stored, dead, state),
             )
-            connection.executemany(
-                "INSERT INTO drops (destination, life, reason, records) VALUES (?, ?, ?, ?) "
-                "ON CONFLICT (destination, life, reason) DO UPDATE SET records = records + excluded.records",
-                [(destination, life.life, reason, records) for reason, records in dropped.items()],
+            self._drop(connection, destination, life, dropped)
+            connection.execute(
+                "DELETE FROM given_up WHERE destination = ? AND life = ? AND last <= ?",
+                (destination, life.life, position.sequence),
             )
+            for letter in dead_letters:
+                DeadLetters.insert(connection, destination, letter)
+
+    def give_up(self, life: Life, by_destination: Mapping[str, GivenUp]) -> None:
+        """Note what destinations lose with a segment, before it goes."""
+        with self._transaction() as connection:
+            for destination, lost in by_destination.items():
+                self._know(connection, life, lost.last_ordinal)
+                connection.execute("INSERT INTO given_up VALUES (?, ?, ?, ?, ?, ?, ?)", (destination, life.life, *lost))
+                self._drop(connection, destination, life, {"overflow": lost.records})
+
+    def given_up(self, destination: str, life: str) -> list[GivenUp]:
+        """What a destination loses behind its position, in order."""
+        rows = self._all(
+            "SELECT segment, first, last, records, last_ordinal FROM given_up "
+            "WHERE destination = ? AND life = ? ORDER BY segment",
+            (destination, life),
+        )
+        return [GivenUp(*row) for row in rows]
 
     def close_life(self, life: Life, records: int, torn: int) -> None:
         """Note that a dead life was read to its end and its folder may go."""
@@ -114,10 +149,20 @@ class Ledger:
             self._know(connection, life, records)
             connection.execute("UPDATE lives SET closed = 1, torn = torn + ? WHERE life = ?", (torn, life.life))
 
+    def chains(self, destination: str) -> list[tuple[str, int, bytes, bool]]:
+        """For each life the number of the last frame dealt with, the state behind it, and whether the life is closed.
+
+        Lives without a state are left out.
+        """
+        return self._all(
+            "SELECT cursors.life, sequence, state, closed FROM cursors JOIN lives USING (life) "
+            "WHERE destination = ? AND state != x'' ORDER BY cursors.life",
+            (destination,),
+        )
+
     def destinations(self) -> list[str]:
         """Every destination that ever dealt with anything."""
-        rows = self._connection.execute("SELECT DISTINCT destination FROM cursors ORDER BY destination")
-        return [name for (name,) in rows]
+        return [name for (name,) in self._all("SELECT DISTINCT destination FROM cursors ORDER BY destination")]
 
     def totals(self, destination: str) -> list[LifeTotals]:
         """What became of every life's records at a destination, in one consistent reading."""
@@ -127,30 +172,48 @@ class Ledger:
                 "SELECT life, reason, records FROM drops WHERE destination = ?", (destination,)
             ):
                 drops.setdefault(life, {})[reason] = records
+            lost: dict[str, int] = dict(
+                connection.execute(
+                    "SELECT life, sum(records) FROM given_up WHERE destination = ? GROUP BY life", (destination,)
+                ).fetchall()
+            )
             rows = connection.execute(
-                "SELECT lives.life, closed, records, segment, offset, sequence, ordinal, stored, dead_lettered "
+                "SELECT lives.life, closed, records, segment, offset, sequence, ordinal, stored, "
+                "dead_lettered - recovered "
                 "FROM lives LEFT JOIN cursors ON cursors.life = lives.life AND destination = ? ORDER BY lives.life",
                 (destination,),
             ).fetchall()
         found: list[LifeTotals] = []
         for life, closed, records, *position, stored, dead in rows:
             where = Position() if position[0] is None else Position(*position)
-            found.append(LifeTotals(life, bool(closed), records, where, stored or 0, dead or 0, drops.get(life, {})))
+            dropped = drops.get(life, {})
+            counts = (stored or 0, dead or 0, dropped, lost.get(life, 0))
+            found.append(LifeTotals(life, bool(closed), records, where, *counts, begun=position[0] is not None))
         return found
 
     def close(self) -> None:
         """Close the file."""
-        self._connection.close()
+        with self._lock:
+            self._connection.close()
+
+    def _one(self, statement: str, parameters: Sequence[object] = ()) -> Any:
+        with self._lock:
+            return self._connection.execute(statement, parameters).fetchone()
+
+    def _all(self, statement: str, parameters: Sequence[object] = ()) -> list[Any]:
+        with self._lock:
+            return self._connection.execute(statement, parameters).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        self._connection.execute("BEGIN")
-        try:
-            yield self._connection
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+        with self._lock:
+            self._connection.execute("BEGIN")
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
 
     @staticmethod
     def _know(connection: sqlite3.Connection, life: Life, records: int) -> None:
@@ -160,15 +223,10 @@ class Ledger:
             (life.life, life.service, life.started_ns, records),
         )
 
-
-def _open_to_read(path: Path) -> sqlite3.Connection:
-    """A ledger for reading; one that is not there, or is being made right now, reads as empty."""
-    if path.exists():
-        where = f"{path.absolute().as_uri()}?mode=ro"
-        connection = sqlite3.connect(where, uri=True, isolation_level=None, timeout=5)
-        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'cursors'").fetchone():
-            return connection
-        connection.close()
-    connection = sqlite3.connect(":memory:", isolation_level=None)
-    connection.executescript(_SCHEMA)
-    return connection
+    @staticmethod
+    def _drop(connection: sqlite3.Connection, destination: str, life: Life, dropped: Mapping[str, int]) -> None:
+        connection.executemany(
+            "INSERT INTO drops (destination, life, reason, records) VALUES (?, ?, ?, ?) "
+            "ON CONFLICT (destination, life, reason) DO UPDATE SET records = records + excluded.records",
+            [(destination, life.life, reason, records) for reason, records in dropped.items()],
+        )

@@ -8,31 +8,42 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
+import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-import anyio.to_thread
 from _bentoml_impl.server.app import ServiceAppFactory
 from _bentoml_sdk import Service
 from bentoml._internal.container import BentoMLContainer
+from bentoml._internal.context import server_context
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
-from e2i_serving.observers.metrics import CONTENT_TYPE
-from e2i_serving.runtime.bento import bento_identity, endpoints_of
+from e2i_serving.observers.metrics import BentoMLNames
+from e2i_serving.runtime.bento import bento_identity, endpoints_of, workers_of
 from e2i_serving.runtime.definition import ServiceDefinition, definition_of
 from e2i_serving.runtime.layer import App, ObservabilityLayer
 from e2i_serving.runtime.models import model_info_of
+from e2i_serving.runtime.observation import observation
+from e2i_serving.runtime.scrape import ServedBy
+from e2i_serving.runtime.telemetry import Telemetry
+from e2i_serving.runtime.unlayered import UNLAYERED
+from e2i_serving.runtime.user_metrics import UserMetrics
 from e2i_serving.runtime.worker import Worker
 from e2i_serving.typing import Observer
 
 logger = logging.getLogger("e2i_serving")
 
-_ACCESS_AND_METRICS = frozenset({"AccessLogMiddleware", "RunnerTrafficMetricsMiddleware"})
+METRICS_HOOK = "__metrics__"
+_METRICS = "RunnerTrafficMetricsMiddleware"
+_ACCESS_AND_METRICS = frozenset({"AccessLogMiddleware", _METRICS})
 _TRACING = "OpenTelemetryMiddleware"
+_PROBES = frozenset({"livez", "healthz", "readyz", "metrics"})
 
 
 class _Placed:
@@ -66,6 +77,7 @@ class ObservedAppFactory(ServiceAppFactory):
         service: The service.
         is_main: Whether it is the one that clients reach.
         definition: The service's definition, if not the one attached to its class.
+        telemetry: The process's tracing and log lines.
         observers: More observers than the settings ask for.
         strict: Let our own faults raise, as tests want.
     """
@@ -76,14 +88,18 @@ class ObservedAppFactory(ServiceAppFactory):
         *,
         is_main: bool,
         definition: ServiceDefinition | None = None,
+        telemetry: Telemetry | None = None,
         observers: Sequence[tuple[str, Observer]] = (),
         strict: bool = False,
     ) -> None:
         self._placed = _Placed()
         self._definition = definition or definition_of(service.inner)
+        self._telemetry = telemetry or Telemetry()
         self._observers = observers
         self._strict = strict
         self._settings = self._definition.load_settings().settings
+        self._counts_requests = False
+        self._load_seconds: float | None = None
         super().__init__(service, is_main=is_main)
 
     @property
@@ -96,7 +112,10 @@ class ObservedAppFactory(ServiceAppFactory):
         """BentoML's middlewares less those that the layer replaces, with the layer before them."""
         theirs: list[Middleware] = super().middlewares
         if self._settings.replace_middlewares:
-            theirs = _without_replaced(theirs)
+            had_metrics = any(map(_counts, theirs))
+            theirs = _without_replaced(theirs, traces=self._telemetry.tracing.provider is not None)
+            # What BentoML's middleware would count under BentoML's names is counted here instead.
+            self._counts_requests = had_metrics and not any(map(_counts, theirs))
         return [Middleware(_LayerMiddleware, placed=self._placed), *theirs]
 
     @contextlib.asynccontextmanager
@@ -113,18 +132,33 @@ class ObservedAppFactory(ServiceAppFactory):
     async def readyz(self, request: Request) -> Response:
         """BentoML's readiness; not ready while predictions that must be on record can't be."""
         worker = self._placed.worker
-        if worker is not None and worker.settings.audit_required and not worker.can_journal():
-            raise HTTPException(503, "Predictions can't be put on record, which is required here.")
-        return await super().readyz(request)
+        if worker is None:
+            return await super().readyz(request)
+        try:
+            if not worker.may_predict():
+                raise HTTPException(503, "Predictions can't be put on record, which is required here.")  # noqa: TRY301  # as BentoML does
+            answer = await super().readyz(request)
+        except HTTPException:
+            worker.numbers.set_ready(is_ready=False)
+            raise
+        worker.numbers.set_ready(is_ready=True)
+        return answer
 
-    async def metrics(self, request: Request) -> Response:  # type: ignore[override]  # as BentoML's own override
-        """BentoML's and the user's own metrics, then ours."""
-        theirs = await super().metrics(request)
-        worker = self._placed.worker
-        ours = await anyio.to_thread.run_sync(worker.metrics_text) if worker is not None else ""
-        body = bytes(theirs.body)
-        separator = b"" if not body or body.endswith(b"\n") else b"\n"
-        return Response(body + separator + ours.encode(), media_type=CONTENT_TYPE)
+    async def create_instance(self, app: Starlette) -> None:
+        """BentoML's making of the service, which loads the model; timed."""
+        began = time.perf_counter()
+        await super().create_instance(app)
+        self._load_seconds = time.perf_counter() - began
+
+    async def batch_infer(self, name: str, input_args: Any, input_kwargs: Any) -> Any:
+        """BentoML's call of an adaptively batched method, in each caller's own context; what it raises is noted."""
+        try:
+            return await super().batch_infer(name, input_args, input_kwargs)
+        except Exception as error:
+            current = observation.get()
+            if current is not None:
+                current.fail(error)
+            raise
 
     def _open_worker(self, app: Starlette) -> Worker:
         service = self.service
@@ -136,15 +170,48 @@ class ObservedAppFactory(ServiceAppFactory):
             endpoints,
             other_routes=frozenset(path for path in paths if path and path not in endpoints),
             bento=bento_identity(),
-            access_log=BentoMLContainer.api_server_config.logging.access.enabled.get(),
+            served_by=self._served_by(app),
             observers=self._observers,
             strict=self._strict,
         )
 
+    def _served_by(self, app: Starlette) -> ServedBy:
+        metrics = BentoMLContainer.api_server_config.metrics
+        names = None
+        if self._counts_requests:
+            bento, version = server_context.bento_name, server_context.bento_version
+            buckets = tuple(bound for bound in BentoMLContainer.duration_buckets.get() if bound != math.inf)
+            names = BentoMLNames(metrics.namespace.get(), buckets, bento, version, self.service.name)
+        path = next(
+            (str(route.path) for route in app.router.routes if isinstance(route, Route) and route.name == "metrics"), ""
+        )
+        return ServedBy(
+            workers=workers_of(self.service.name),
+            access_log=BentoMLContainer.api_server_config.logging.access.enabled.get(),
+            load_seconds=self._load_seconds,
+            probes=frozenset(
+                str(route.path) for route in app.router.routes if isinstance(route, Route) and route.name in _PROBES
+            ),
+            metrics_path=path,
+            bentoml=names,
+            users=self._user_metrics(),
+            telemetry=self._telemetry,
+        )
 
-def _without_replaced(theirs: list[Middleware]) -> list[Middleware]:
+    def _user_metrics(self) -> UserMetrics:
+        # That of our own bases is for services that have no layer.
+        hook = getattr(self.service.inner, METRICS_HOOK, None)
+        is_own = hook is not None and not getattr(hook, UNLAYERED, False)
+        return UserMetrics(getattr(self._service_instance, METRICS_HOOK) if is_own else None)
+
+
+def _counts(middleware: Middleware) -> bool:
+    return getattr(middleware.cls, "__name__", "") == _METRICS
+
+
+def _without_replaced(theirs: list[Middleware], *, traces: bool) -> list[Middleware]:
     replaced = set(_ACCESS_AND_METRICS)
-    if not BentoMLContainer.tracing.sample_rate.get():
+    if traces or not BentoMLContainer.tracing.sample_rate.get():
         replaced.add(_TRACING)
     kept = [middleware for middleware in theirs if getattr(middleware.cls, "__name__", "") not in replaced]
     if len(kept) == len(theirs):

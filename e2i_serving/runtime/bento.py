@@ -6,10 +6,14 @@ from typing import Any
 
 import attrs
 from _bentoml_sdk import Service
+from bentoml._internal.container import BentoMLContainer
 from bentoml._internal.context import server_context
+from bentoml._internal.resource import system_resources
 
+from e2i_serving.runtime.definition import ServiceDefinition, definition_of
 from e2i_serving.runtime.instrument import UNAUDITED
 from e2i_serving.runtime.observation import Endpoint
+from e2i_serving.runtime.telemetry import Telemetry, start_telemetry
 
 
 @attrs.define
@@ -22,10 +26,21 @@ class ObservedService(Service[Any]):
         from e2i_serving.runtime.app import ObservedAppFactory  # noqa: PLC0415
 
         self.inject_config()
-        return ObservedAppFactory(self, is_main=is_main)()
+        return ObservedAppFactory(self, is_main=is_main, telemetry=worker_telemetry(definition_of(self.inner)))()
 
     def __hash__(self) -> int:
         return hash(self.name)
+
+
+def worker_telemetry(definition: ServiceDefinition) -> Telemetry:
+    """The tracing and the log lines of this process, set up now if it is one of BentoML's workers."""
+    if server_context.worker_index is None:
+        return Telemetry()
+    telemetry = start_telemetry(definition, bento_identity())
+    if telemetry.tracing.provider is not None:
+        # Before BentoML asks for it: else it makes one of its own.
+        BentoMLContainer.tracer_provider.set(telemetry.tracing.provider)
+    return telemetry
 
 
 def endpoints_of(service: Service[Any]) -> dict[str, Endpoint]:
@@ -45,3 +60,9 @@ def bento_identity() -> tuple[str, str]:
     """Name and version of the bento that is served; the version is empty when served from source."""
     version = server_context.bento_version
     return server_context.bento_name, "" if version == "not available" else version
+
+
+def workers_of(service: str) -> int:
+    """How many worker processes BentoML is set to run of a service."""
+    workers = BentoMLContainer.config.services.get()[service].get("workers") or 1
+    return int(system_resources()["cpu"]) if workers == "cpu_count" else int(workers)

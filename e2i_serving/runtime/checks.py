@@ -5,7 +5,9 @@ They run once in the supervisor, through BentoML's deployment hook, and by ``e2i
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,13 +18,23 @@ from typing import Any
 import bentoml
 from bentoml.exceptions import BentoMLException
 
+from e2i_serving.encryption import cipher_of
 from e2i_serving.exceptions import ConfigurationError, E2IServingError
+from e2i_serving.record import ModelInfo
+from e2i_serving.redaction import redactor_of
 from e2i_serving.runtime.definition import ServiceDefinition, definition_of, make_private
 from e2i_serving.runtime.models import missing_model
+from e2i_serving.runtime.objectives import objectives_file
 from e2i_serving.runtime.relay_process import audit_url
 from e2i_serving.settings import ResolvedSettings
+from e2i_serving.slo import load_objectives
 
 HOOK = "__e2i_serving_check__"
+
+LEAST_SEGMENTS = 4
+"""Segments that the journal must have room for, so that a few workers don't fill it by beginning."""
+
+_RETENTION_CLASS = re.compile(r"[a-z0-9._-]{1,64}")
 
 NETWORK_FILE_SYSTEMS = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "lustre", "glusterfs"}
@@ -168,6 +180,73 @@ def _audit_store(definition: ServiceDefinition, resolved: ResolvedSettings) -> I
         yield Problem("audit-store", str(error), "Correct audit_url.")
 
 
+@check("bounds")
+def _bounds(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # a check's signature
+    settings = resolved.settings
+    if settings.payload_bytes > settings.record_bytes:
+        yield Problem(
+            "bounds",
+            f"payload_bytes ({settings.payload_bytes}) is more than record_bytes ({settings.record_bytes}), above "
+            "which no payload is kept at all.",
+            "Lower payload_bytes or raise record_bytes.",
+        )
+    least = LEAST_SEGMENTS * settings.segment_bytes
+    if settings.journal_bytes < least:
+        yield Problem(
+            "bounds",
+            f"journal_bytes ({settings.journal_bytes}) is less than {LEAST_SEGMENTS} segments of segment_bytes "
+            f"({settings.segment_bytes}).",
+            f"Raise journal_bytes to {least} or more, or lower segment_bytes.",
+        )
+
+
+@check("encryption")
+def _encryption(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # as above
+    try:
+        cipher_of(resolved.settings)
+    except ConfigurationError as error:
+        yield Problem("encryption", str(error), "")
+    except ImportError:
+        yield Problem("encryption", "encryption_key_file needs the package cryptography.", "Install it, or unset it.")
+
+
+@check("redaction")
+def _redaction(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # as above
+    settings = resolved.settings
+    for destination in (None, *settings.redaction_destinations):
+        try:
+            redactor_of(settings, ModelInfo(), destination)
+        except ConfigurationError as error:
+            where = f"For the destination {destination}: " if destination else ""
+            yield Problem("redaction", f"{where}{error}", "")
+
+
+@check("tracing")
+def _tracing(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # as above
+    wanted = resolved.settings.trace_exporter
+    if wanted.startswith("otlp") and importlib.util.find_spec("opentelemetry.exporter") is None:
+        yield Problem(
+            "tracing", f"trace_exporter = {wanted} needs the OTLP exporter.", "Install e2i-serving[otlp], or set none."
+        )
+
+
+@check("errors")
+def _errors(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # as above
+    if resolved.settings.sentry_dsn.get_secret_value() and importlib.util.find_spec("sentry_sdk") is None:
+        yield Problem("errors", "sentry_dsn needs the Sentry SDK.", "Install e2i-serving[sentry], or unset it.")
+
+
+@check("retention")
+def _retention(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # as above
+    named = getattr(definition.inner, "retention_class", "")
+    if named and not (isinstance(named, str) and _RETENTION_CLASS.fullmatch(named)):
+        yield Problem(
+            "retention",
+            f"{definition.inner.__name__}.retention_class is {named!r}.",
+            "Name it by up to 64 lower-case letters, digits, dots, dashes and underscores.",
+        )
+
+
 @check("model")
 def _model(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # a check's signature
     for name, model in _declared_models(definition.inner):
@@ -178,6 +257,15 @@ def _model(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterato
             bentoml.models.get(tag)
         except BentoMLException:
             yield Problem("model", f"{definition.inner.__name__}.{name}: {missing_model(tag)}", "")
+
+
+@check("objectives")
+def _objectives(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # a check's signature
+    try:
+        load_objectives(objectives_file(definition.inner))
+    except ConfigurationError as error:
+        for line in str(error).splitlines():
+            yield Problem("objectives", line, "")
 
 
 def _declared_models(inner: type) -> Iterator[tuple[str, Any]]:

@@ -16,7 +16,10 @@ from typing import Any, cast
 import attrs
 from _bentoml_sdk.io_models import IORootModel
 from _bentoml_sdk.method import APIMethod
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 
+from e2i_serving.context import current as current_context
 from e2i_serving.record import Values
 from e2i_serving.runtime import unlayered
 from e2i_serving.runtime.observation import Observation, observation
@@ -46,7 +49,7 @@ def _instrumented(method: APIMethod[..., Any]) -> APIMethod[..., Any]:
     # A batch runs in the context of whichever request came first, so only the specs may speak for a batched method.
     options = {field.name: getattr(method, field.name) for field in attrs.fields(APIMethod) if field.init}
     options |= {
-        "func": method.func if method.batchable else _timed(method.func),
+        "func": _unattributed(method.func) if method.batchable else _timed(method.func),
         "input_spec": _observed_input(method.input_spec, method.name),
         "output_spec": _observed_output(method.output_spec),
     }
@@ -168,6 +171,32 @@ def _whole(column: Any) -> Any:
     return column.values if isinstance(column, Values) else plain(column.array())
 
 
+def _unattributed(func: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a batch belong to no request: it runs in the context of whichever came first, and is for others too."""
+
+    def leave() -> None:
+        # In the thread's own copy of the context, or the task's, which nothing else uses.
+        observation.set(None)
+        current_context.set(None)
+        otel_context.attach(Context())
+
+    if inspect.iscoroutinefunction(func):
+
+        @functools.wraps(func)
+        async def batch_coroutine(*args: Any, **kwargs: Any) -> Any:
+            leave()
+            return await func(*args, **kwargs)
+
+        return batch_coroutine
+
+    @functools.wraps(func)
+    def batch(*args: Any, **kwargs: Any) -> Any:
+        leave()
+        return func(*args, **kwargs)
+
+    return batch
+
+
 def _timed(func: Callable[..., Any]) -> Callable[..., Any]:
     """Time a function of any of the four kinds as the phase ``predict``, and keep what it raises."""
     if inspect.isasyncgenfunction(func):
@@ -184,12 +213,15 @@ def _timed(func: Callable[..., Any]) -> Callable[..., Any]:
         if current is None or started is None:
             return func(self, *args, **kwargs)
         try:
-            return func(self, *args, **kwargs)
+            result = func(self, *args, **kwargs)
         except BaseException as error:
             current.fail(error)
-            raise
-        finally:
             _finish(current, started)
+            current.finish(None, error)
+            raise
+        _finish(current, started)
+        current.finish(result, None)
+        return result
 
     return timed
 

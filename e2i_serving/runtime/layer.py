@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from bentoml._internal.context import trace_context
 from opentelemetry import context as otel_context
-from opentelemetry import trace as otel_trace
 
 from e2i_serving.context import current as current_context
-from e2i_serving.record import Outcome
-from e2i_serving.runtime.observation import Observation, observation
+from e2i_serving.record import Outcome, PredictionRecord
+from e2i_serving.runtime.observation import Endpoint, Observation, observation, outcome_of
+from e2i_serving.runtime.tracing import StampedPhases, request_span
 
 if TYPE_CHECKING:
     from e2i_serving.runtime.worker import Worker
@@ -51,19 +52,19 @@ class ObservabilityLayer:
         worker = self._worker
         endpoint = worker.endpoints.get(scope["path"])
         if endpoint is None:
-            await self._pass(scope, receive, send)
+            if scope["path"] == worker.served_by.metrics_path:
+                await self._metrics(scope, send)
+            else:
+                await self._pass(scope, receive, send)
             return
-        context = worker.extractor.extract(scope["headers"])
-        request = Observation(endpoint, context, scope["method"])
-        for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit():
-                request.request_bytes = int(value[:18])
+        request = self._observe(endpoint, scope)
+        context = request.context
         context_token = current_context.set(context)
         observation_token = observation.set(request)
-        span_token = otel_context.attach(otel_trace.set_span_in_context(_remote_span(context)))
+        span_token = otel_context.attach(request_span(request))
         # What BentoML's own tracing middleware sets, for BentoML's response headers and logs.
         trace_context.request_id = int(context.span_id, 16)
-        worker.started()
+        worker.numbers.started(endpoint.route, predicts=True)
         answer = _Answer(worker, request, receive, send)
         try:
             await self._app(scope, receive, answer.send)
@@ -80,27 +81,84 @@ class ObservabilityLayer:
                 raise
             await answer.fail(error)
         finally:
-            worker.ended()
+            worker.numbers.ended(endpoint.route, answer.status, time.perf_counter() - request.arrived, predicts=True)
             otel_context.detach(span_token)
             observation.reset(observation_token)
             current_context.reset(context_token)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        route = scope["path"] if scope["path"] in self._worker.other_routes else UNMATCHED
+    def _observe(self, endpoint: Endpoint, scope: Scope) -> Observation:
         worker = self._worker
+        context = worker.extractor.extract(scope["headers"])
+        request = Observation(endpoint, context, scope["method"])
+        request.labels = worker.labels.read(context, scope["headers"])
+        if context.sampled and worker.tracing.sink is not None:
+            request.phases = StampedPhases(time.perf_counter)
+        for name, value in scope["headers"]:
+            if name == b"content-length" and value.isdigit():
+                request.request_bytes = int(value[:18])
+        return request
 
-        async def counted(message: Message) -> None:
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        worker = self._worker
+        path = scope["path"]
+        route = path if path in worker.other_routes else UNMATCHED
+        if path in worker.served_by.probes:
+            await self._count(route, scope, receive, send)
+            return
+        context = worker.extractor.extract(scope["headers"])
+        request = Observation(Endpoint("", route), context, scope["method"])
+        context_token = current_context.set(context)
+        span_token = otel_context.attach(request_span(request))
+        ids = worker.extractor.inject(context)
+
+        async def identified(message: Message) -> None:
             if message["type"] == "http.response.start":
-                worker.http_request(route, message["status"])
+                request.status = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), *ids]}
             await send(message)
 
-        await self._app(scope, receive, counted)
+        try:
+            await self._count(route, scope, receive, identified)
+        finally:
+            if context.sampled and worker.tracing.sink is not None:
+                worker.tracing.sink.take(_other_request(request), {})
+            otel_context.detach(span_token)
+            current_context.reset(context_token)
+
+    async def _count(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:
+        worker = self._worker
+        status = 0
+
+        async def counted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                worker.numbers.http_request(route, status)
+            await send(message)
+
+        began = time.perf_counter()
+        worker.numbers.started(route, predicts=False)
+        try:
+            await self._app(scope, receive, counted)
+        finally:
+            worker.numbers.ended(route, status, time.perf_counter() - began, predicts=False)
+
+    async def _metrics(self, scope: Scope, send: Send) -> None:
+        """Answer here, outside BentoML's own limits: who measures an overload must not be refused for it."""
+        if scope["method"] not in ("GET", "HEAD"):
+            status, headers, body = 405, [(b"allow", b"GET, HEAD"), (b"content-length", b"0")], b""
+        else:
+            headers, body = await self._worker.scrape.answer(scope["headers"])
+            status = 200
+        self._worker.numbers.http_request(scope["path"], status)
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
 
 
 class _Answer:
     """The answer of one request, on its way out."""
 
-    __slots__ = ("_receive", "_refused", "_request", "_send", "_sent_bytes", "_worker", "begun", "ended")
+    __slots__ = ("_receive", "_refused", "_request", "_send", "_sent_bytes", "_worker", "begun", "ended", "status")
 
     def __init__(self, worker: Worker, request: Observation, receive: Receive, send: Send) -> None:
         self._worker = worker
@@ -109,6 +167,7 @@ class _Answer:
         self._send = send
         self._refused = False
         self._sent_bytes = 0
+        self.status = 0
         self.begun = False
         self.ended = False
 
@@ -149,7 +208,7 @@ class _Answer:
     async def _begin(self, message: Message) -> None:
         self.begun = True
         request = self._request
-        request.status = status = message["status"]
+        request.status = self.status = status = message["status"]
         headers = list(message.get("headers", ()))
         for name, value in headers:
             if name == b"content-length" and value.isdigit():
@@ -163,7 +222,8 @@ class _Answer:
         unjournaled = self._worker.end(request, outcome)
         if unjournaled is None:
             unjournaled = await self._worker.sync()
-        if unjournaled is not None and self._worker.settings.audit_required:
+            self._worker.synced(request, unjournaled)
+        if unjournaled is not None and self._worker.refuses(unjournaled):
             await self._refuse(unjournaled)
             return
         headers.extend(self._worker.response_headers(request))
@@ -171,6 +231,7 @@ class _Answer:
 
     async def _refuse(self, reason: str) -> None:
         self._refused = True
+        self.status = 503
         body = msgspec.json.encode(
             {"error": "The prediction can't be put on record, which is required here.", "detail": reason}
         )
@@ -197,13 +258,20 @@ def _start(status: int, body: bytes) -> dict[str, Any]:
     }
 
 
-def _remote_span(context: Any) -> otel_trace.NonRecordingSpan:
-    """This request's ids as the current span, so that log lines carry them and outgoing calls propagate them."""
-    return otel_trace.NonRecordingSpan(
-        otel_trace.SpanContext(
-            int(context.trace_id, 16),
-            int(context.span_id, 16),
-            is_remote=False,
-            trace_flags=otel_trace.TraceFlags(1 if context.sampled else 0),
-        )
+def _other_request(request: Observation) -> PredictionRecord:
+    """What is told in a span of a request that predicts nothing, and has no record."""
+    context = request.context
+    return PredictionRecord(
+        "",
+        request.started_ns,
+        time.perf_counter() - request.arrived,
+        outcome_of(request.status) if request.status else Outcome.CANCELLED,
+        request.status,
+        route=request.endpoint.route,
+        method=request.method,
+        request_id=context.request_id,
+        trace_id=context.trace_id,
+        span_id=context.span_id,
+        parent_span_id=context.parent_span_id,
+        sampled=True,
     )

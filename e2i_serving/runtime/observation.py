@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2i_serving.context import RequestContext
-from e2i_serving.record import Column, ModelInfo, Outcome, PredictionRecord
+from e2i_serving.record import Column, Matrix, ModelInfo, Outcome, PredictionRecord, Values, column_length
 from e2i_serving.runtime.plain import plain
 
 MAX_ERROR_MESSAGE = 1024
 MAX_LABEL = 128
+INCONSISTENT_COLUMNS = "inconsistent_columns"
+"""Type of the error of a record whose columns do not all describe as many items as it has."""
 
 _INVALID = frozenset({400, 404, 405, 406, 409, 411, 413, 414, 415, 416, 417, 422, 431})
 _REJECTED = frozenset({401, 403, 407, 423, 425, 429, 503})
@@ -53,11 +55,16 @@ class Observation:
         "entities",
         "error",
         "faults",
+        "finished",
+        "held",
         "inputs",
         "items",
+        "journaled",
         "labels",
+        "late",
         "method",
         "on_end",
+        "on_late",
         "outputs",
         "phases",
         "request_bytes",
@@ -92,6 +99,16 @@ class Observation:
         """The record of a streamed answer that has begun and not ended."""
         self.on_end: Callable[[Observation, Any], None] | None = None
         """What ends a request that no layer sees: called with the response, or with what was raised."""
+        self.journaled = False
+        """Whether its record is in the journal, so that what is said of it later belongs there too."""
+        self.held: PredictionRecord | None = None
+        """The record, journaled and not shown to the observers before the disk has it."""
+        self.finished: tuple[float, Any, BaseException | None] | None = None
+        """When the method's thread ended, what it returned and what it raised."""
+        self.on_late: Callable[[Observation], None] | None = None
+        """What is called when the thread ends after the request did."""
+        self.late = False
+        """Whether that was put on record."""
 
     def fail(self, error: BaseException) -> None:
         """Note what was raised while serving it; the first such error counts."""
@@ -99,6 +116,16 @@ class Observation:
             self.error = error
         if self.on_end is not None:
             self.on_end(self, error)
+
+    def finish(self, result: Any, error: BaseException | None) -> None:
+        """Note, in the method's own thread, that it ended.
+
+        The request may end on the event loop at the same moment: it sets ``on_late`` before it looks at ``finished``,
+        and here it is the other way round, so that one of the two sees the other.
+        """
+        self.finished = (time.perf_counter(), result, error)
+        if self.on_late is not None:
+            self.on_late(self)
 
     def enter(self) -> float | None:
         """Note that the API method begins; returns the time, or ``None`` if it is entered once more from inside."""
@@ -110,19 +137,32 @@ class Observation:
             self.phases["queue"] = now - self.decoded_at
         return now
 
-    def record(self, model: ModelInfo, *, outcome: Outcome | None = None) -> PredictionRecord:
+    def record(
+        self,
+        model: ModelInfo,
+        *,
+        outcome: Outcome | None = None,
+        sampling_fraction: float = 1.0,
+        retention: str = "",
+    ) -> PredictionRecord:
         """The record of the request as it stands.
 
         Args:
             model: The model that serves it.
             outcome: How it ended, when the status alone does not say.
+            sampling_fraction: The fraction of such requests that are kept.
+            retention: Its retention class.
         """
         context = self.context
         if outcome is None:
             outcome = outcome_of(self.status)
+        outputs = self.outputs if outcome is Outcome.OK else {}
         error_type = error_message = ""
         if outcome is not Outcome.OK and outcome is not Outcome.INTERRUPTED:
             error_type, error_message = describe_error(self.error, outcome)
+        elif not self._fits(outputs):
+            error_type = INCONSISTENT_COLUMNS
+            error_message = f"Not of {self.items} items: {self._misfits(outputs)}."[:MAX_ERROR_MESSAGE]
         return PredictionRecord(
             context.prediction_id,
             self.started_ns,
@@ -136,7 +176,7 @@ class Observation:
             context.trace_id,
             context.span_id,
             context.parent_span_id,
-            "",
+            context.parent_request_id,
             context.sampled,
             "",
             "",
@@ -151,10 +191,36 @@ class Observation:
             self.items,
             self.entities,
             self.inputs,
-            self.outputs if outcome is Outcome.OK else {},
+            outputs,
             self.request_bytes,
             self.response_bytes,
+            sampling_fraction,
             salt=os.urandom(16),
+            retention=retention,
+        )
+
+    def _fits(self, outputs: dict[str, Column]) -> bool:
+        """Whether every column describes as many items as the request has."""
+        items = self.items
+        for columns in (self.entities, self.inputs, outputs):
+            for column in columns.values():
+                # Asked by type, as this is done for each column of each request.
+                kind = type(column)
+                if kind is Values:
+                    if len(column.values) != items:  # type: ignore[union-attr]  # values
+                        return False
+                elif kind is Matrix and column.shape and column.shape[0] != items:  # type: ignore[union-attr]  # a matrix
+                    return False
+        return True
+
+    def _misfits(self, outputs: dict[str, Column]) -> str:
+        """Names of the columns that describe another number of items than the request has."""
+        roots = (("entities", self.entities), ("inputs", self.inputs), ("outputs", outputs))
+        return ", ".join(
+            f"{root}.{name}"
+            for root, columns in roots
+            for name, column in columns.items()
+            if column_length(column) not in (None, self.items)
         )
 
 

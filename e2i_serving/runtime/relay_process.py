@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from e2i_serving.encryption import cipher_of
+from e2i_serving.evidence import open_checkpointer
 from e2i_serving.exceptions import ConfigurationError, E2IServingError
 from e2i_serving.observers.metrics import fold
-from e2i_serving.relay import Delivery, Ledger, Relay, RelayLock
-from e2i_serving.relay.books import AUDIT_STORE
-from e2i_serving.relay.explode import explode
+from e2i_serving.redaction import redactor_of
+from e2i_serving.relay import Delivery, LargePayloads, Ledger, Relay, RelayLock
+from e2i_serving.relay.audit_destination import AUDIT_STORE, AuditDestination
+from e2i_serving.relay.delivery import BATCH_BYTES
 from e2i_serving.runtime.definition import make_private
+from e2i_serving.runtime.logs import configure_logs
+from e2i_serving.runtime.relay_report import open_report
 from e2i_serving.settings import Settings, load_settings
+from e2i_serving.typing import Cipher
 
 logger = logging.getLogger("e2i_serving.relay")
 
@@ -40,37 +47,81 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
         False if another relay runs already, which then does the work.
 
     Raises:
-        ConfigurationError: The audit store's URL is wrong, or its driver is not installed.
+        ConfigurationError: A setting is wrong: the audit store's URL or driver, or the encryption key's file.
+        EvidenceError: The signing key or the checkpoints can't be used.
+        JournalError: A newer release made the ledger.
     """
     make_private(data_dir)
     with RelayLock(data_dir) as lock:
         if not lock.acquire():
             return False
-        from e2i_serving.stores.sql import SqlAuditStore  # noqa: PLC0415  # as above
+        cipher = cipher_of(settings)
+        with closing(Ledger(data_dir)) as ledger:
+            destination = audit_destination(settings, data_dir, ledger, cipher)
+            # What is on its way can't be given up, so it must be a small part of the journal.
+            batch_bytes = min(BATCH_BYTES, settings.journal_bytes // 8)
+            size = settings.relay_batch_size
+            deliveries = [Delivery(destination, ledger, batch_size=size, batch_bytes=batch_bytes, cipher=cipher)]
+            report = open_report(data_dir, deliveries, ledger, cipher)
 
-        ledger = Ledger(data_dir)
-        store = SqlAuditStore(audit_url(settings, data_dir))
-        delivery = Delivery(
-            AUDIT_STORE,
-            lambda entries: store.write(explode(entries)),
-            ledger,
-            batch_size=settings.relay_batch_size,
-        )
-        relay = Relay(
-            data_dir,
-            [delivery],
-            ledger,
-            poll_seconds=settings.relay_poll_seconds,
-            linger_seconds=settings.relay_linger_seconds if linger else None,
-            housekeeping=partial(fold, data_dir / "metrics"),
-        )
-        if not once:
-            _stop_on_signals(relay, settings.relay_shutdown_seconds)
-        try:
-            relay.run(once=once)
-        finally:
-            store.close()
-            ledger.close()
+            def keep_house() -> None:
+                fold(data_dir / "metrics")
+                report.update()
+
+            relay = Relay(
+                data_dir,
+                deliveries,
+                ledger,
+                poll_seconds=settings.relay_poll_seconds,
+                linger_seconds=settings.relay_linger_seconds if linger else None,
+                housekeeping=keep_house,
+                drop_above_bytes=settings.journal_bytes if settings.overflow == "drop-oldest" else None,
+                is_needed=partial(_has_data_dir, lock),
+            )
+            if not once:
+                _stop_on_signals(relay, settings.relay_shutdown_seconds)
+            try:
+                relay.run(once=once)
+            finally:
+                if lock.is_gone():
+                    destination.store.close()  # a last checkpoint would make the directory anew
+                else:
+                    relay.close()
+                    report.update()
+                report.close()
+    return True
+
+
+def audit_destination(settings: Settings, data_dir: Path, ledger: Ledger, cipher: Cipher | None) -> AuditDestination:
+    """The audit store that the settings name, as the relay delivers to it.
+
+    Args:
+        settings: The settings.
+        data_dir: The instance's data directory.
+        ledger: Tells how far the chains had come when the last relay ended.
+        cipher: Encrypts payload files.
+
+    Raises:
+        ConfigurationError: The audit store's URL is wrong, or its driver is not installed.
+        EvidenceError: The signing key or the checkpoints can't be used.
+    """
+    from e2i_serving.stores.sql import SqlAuditStore  # noqa: PLC0415  # losers of the election need no database
+
+    store = SqlAuditStore(audit_url(settings, data_dir))
+    checkpoints = open_checkpointer(settings, data_dir)
+    checkpoints.recover(ledger.chains(AUDIT_STORE))
+    return AuditDestination(
+        store,
+        redactor_for=partial(redactor_of, settings, destination=AUDIT_STORE),
+        payloads=LargePayloads(data_dir, settings.payload_bytes, settings.large_payloads, cipher),
+        checkpoints=checkpoints,
+    )
+
+
+def _has_data_dir(lock: RelayLock) -> bool:
+    if lock.is_gone():
+        logger.error("The data directory was removed. The relay ends; workers start another one.")
+        return False
     return True
 
 
@@ -91,6 +142,7 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(levelname)s] [relay] %(message)s")
     try:
         settings = load_settings().settings
+        configure_logs(settings)
         if settings.data_dir is None:
             raise ConfigurationError("Set E2I_SERVING_DATA_DIR to the data directory whose journal is to be relayed.")
         run_relay(settings, settings.data_dir, linger=True)

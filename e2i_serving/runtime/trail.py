@@ -2,75 +2,34 @@
 
 from __future__ import annotations
 
-import difflib
+import logging
 import math
-import re
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
-from itertools import chain, islice
+from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final, Self
 
 import msgspec
 
-from e2i_serving.exceptions import ConfigurationError, QueryError
-from e2i_serving.record import PredictionFilter, Row
-from e2i_serving.settings import Settings, default_data_dirs, load_settings
-from e2i_serving.stores.conditions import checked
+from e2i_serving.exceptions import ConfigurationError
+from e2i_serving.record import ModelInfo, OutcomeFilter, PredictionFilter, Row
+from e2i_serving.redaction import Redactor, redactor_of
+from e2i_serving.runtime.accesses import AccessRecorder
+from e2i_serving.runtime.payloads import PayloadReader
+from e2i_serving.runtime.places import find_data_dir, locate
+from e2i_serving.runtime.questions import outcome_filter, prediction_filter, time_ns_of
+from e2i_serving.runtime.rows import ITEM_ROWS, LATE_ROWS, OUTCOME_ROWS, PredictionRows
+from e2i_serving.settings import Settings
+from e2i_serving.stores.conditions import checked, entity_parts
 from e2i_serving.typing import AuditQuery
 
-if TYPE_CHECKING:
-    import pandas as pd
+logger = logging.getLogger("e2i_serving.audit")
 
-AUDIT_DB_NAME: Final = "audit.db"
-"""The default audit store's file in a data directory."""
-
-ITEM_ROWS: Final = "item_rows"
-"""Where a prediction's row holds the list of its items' rows; its ``items`` is their number."""
+__all__ = ["AuditTrail", "find_data_dir", "prediction_filter", "time_ns_of"]
 
 _CHUNK: Final = 500
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_AGO: Final = re.compile(r"(\d{1,9})\s*([smhdw])")
-_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _PERCENTILES: Final = {"p50": 0.50, "p95": 0.95, "p99": 0.99}
-
-
-class PredictionRows:
-    """Predictions that meet a filter, as rows by column name.
-
-    Iterating asks the store, anew each time, and holds no more than a few hundred rows at once.
-    """
-
-    def __init__(self, fetch: Callable[[], Iterator[Row]], *, has_items: bool) -> None:
-        self._fetch = fetch
-        self._has_items = has_items
-
-    def __iter__(self) -> Iterator[Row]:
-        return self._fetch()
-
-    def rows(self) -> list[Row]:
-        """All of them in a list."""
-        return list(self)
-
-    def to_pandas(self) -> pd.DataFrame:
-        """All of them in a pandas DataFrame.
-
-        Returns:
-            One row an item, the prediction's columns and the item's side by side (a prediction without
-            items keeps one row); or one row a prediction when items were not asked for. The column
-            ``time`` is ``time_ns`` as a UTC timestamp.
-
-        Raises:
-            ConfigurationError: pandas is not installed.
-        """
-        try:
-            import pandas as pd  # noqa: PLC0415  # an extra, and slow to import
-        except ImportError as error:
-            raise ConfigurationError("to_pandas needs pandas: pip install 'e2i-serving[pandas]'.") from error
-        frame = pd.DataFrame(list(chain.from_iterable(map(_by_item, self))) if self._has_items else self.rows())
-        if "time_ns" in frame:
-            frame.insert(0, "time", pd.to_datetime(frame["time_ns"], unit="ns", utc=True))
-        return frame
 
 
 class AuditTrail:
@@ -83,14 +42,30 @@ class AuditTrail:
                 print(row["request_id"], row["error_message"])
         ```
 
+    Each look is recorded in the trail itself, unless ``record_accesses`` is off.
+
     Args:
         source: What to read.
         close: Gives back what ``source`` holds.
+        accesses: Records who looked at what; nothing is recorded without.
+        redactor: By which the trail was redacted, so that what was hashed can be asked for.
+        payloads: Reads what was too large for the store; it is left out without.
     """
 
-    def __init__(self, source: AuditQuery, close: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        source: AuditQuery,
+        close: Callable[[], None] | None = None,
+        *,
+        accesses: AccessRecorder | None = None,
+        redactor: Redactor | None = None,
+        payloads: PayloadReader | None = None,
+    ) -> None:
         self._source = source
         self._close = close
+        self._accesses = accesses
+        self._redactor = redactor
+        self._payloads = payloads
 
     @classmethod
     def open(cls, where: str | Path | None = None) -> Self:
@@ -104,19 +79,36 @@ class AuditTrail:
             ConfigurationError: Nothing says which store, or the URL is wrong.
             StoreError: There is no such file.
         """
-        from e2i_serving.stores.engine import sqlite_url  # noqa: PLC0415  # keeps SQLAlchemy out of a worker
-        from e2i_serving.stores.query import SqlAuditQuery  # noqa: PLC0415  # likewise
+        return cls.open_as(where, way="python")
 
-        if where is None:
-            settings = load_settings().settings
-            where = settings.audit_url or find_data_dir(settings)
-        if isinstance(where, str) and "://" in where:
-            source = SqlAuditQuery(where)
-        else:
-            path = Path(where).expanduser()
-            is_file = path.is_file() or (path.suffix in {".db", ".sqlite"} and not path.is_dir())
-            source = SqlAuditQuery(sqlite_url(path if is_file else path / AUDIT_DB_NAME))
-        return cls(source, source.close)
+    @classmethod
+    def open_as(cls, where: str | Path | None, *, way: str, action: str = "") -> Self:
+        """Open an audit store for reading, and say how it is looked at.
+
+        Args:
+            where: As in ``open``.
+            way: How, such as ``cli``.
+            action: What the command is that looks, if it is one.
+
+        Raises:
+            ConfigurationError: Nothing says which store, or the URL is wrong.
+            StoreError: There is no such file.
+        """
+        place = locate(where)
+        source = place.source()
+        settings = place.settings
+        accesses = (
+            AccessRecorder(place.data_dir, settings, way=way, action=action, delivers=place.is_reader_s_own)
+            if settings.record_accesses
+            else None
+        )
+        return cls(
+            source,
+            source.close,
+            accesses=accesses,
+            redactor=_redactor(settings),
+            payloads=None if place.is_reader_s_own else PayloadReader(place.data_dir, settings),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -126,6 +118,8 @@ class AuditTrail:
 
     def close(self) -> None:
         """Give back connections and files."""
+        if self._accesses is not None:
+            self._accesses.close()
         if self._close is not None:
             self._close()
 
@@ -136,6 +130,7 @@ class AuditTrail:
         limit: int | None = None,
         newest_first: bool = True,
         items: bool = True,
+        outcomes: bool = False,
         **conditions: Any,
     ) -> PredictionRows:
         """Predictions that meet conditions.
@@ -145,36 +140,56 @@ class AuditTrail:
             limit: Most predictions.
             newest_first: By time of arrival, the newest or the oldest first.
             items: Also read each prediction's items, into the row's ``item_rows``.
+            outcomes: Also read what turned out to be true of each, into the row's ``outcomes``: every version, the
+                first recorded first.
             conditions: Fields of ``PredictionFilter``; ``since`` and ``until`` take what ``time_ns_of`` does.
 
         Raises:
             QueryError: A condition is unknown or can't be answered.
         """
-        chosen = checked(prediction_filter(where, **conditions), limit)
+        asked = checked(prediction_filter(where, **conditions), limit)
+        chosen = self._as_stored(asked)
+        parts = [self._add_items] * items + [self._add_outcomes] * outcomes
 
         def fetch() -> Iterator[Row]:
             rows = self._source.predictions(chosen, limit=limit, newest_first=newest_first)
-            return self._with_items(rows) if items else rows
+            return self._completed(rows, parts) if parts else rows
 
-        return PredictionRows(fetch, has_items=items)
+        def note(number: int) -> None:
+            self._note("query", asked, number, limit=limit)
+
+        return PredictionRows(fetch, note, has_items=items, has_outcomes=outcomes)
 
     def get(self, prediction_id: str) -> Row | None:
-        """One prediction with its items, by its prediction id; ``None`` when there is none."""
-        return next(iter(self.query(prediction_id=prediction_id).rows()), None)
+        """One prediction by its prediction id; ``None`` when there is none.
+
+        Returns:
+            Its row, with its items in ``item_rows``, its outcomes in ``outcomes``, and in ``events`` what its thread
+            came to after the answer.
+        """
+        asked = checked(PredictionFilter(prediction_id=prediction_id))
+        found = next(self._in_full(asked), None)
+        self._note("get", asked, int(found is not None))
+        return found
 
     def find(self, any_id: str) -> list[Row]:
-        """Every prediction with this prediction id, request id or trace id, with its items, newest first."""
+        """Every prediction with this prediction id, request id or trace id, as ``get`` gives it, newest first."""
+        request_id = self._redactor.request_id(any_id) if self._redactor is not None else any_id
         filters = (
             PredictionFilter(prediction_id=any_id),
-            PredictionFilter(request_id=any_id),
+            PredictionFilter(request_id=request_id),
             PredictionFilter(trace_id=any_id.lower()),
         )
-        found = {row["prediction_id"]: row for where in filters for row in self.query(where)}
+        found = {row["prediction_id"]: row for where in filters for row in self._in_full(checked(where))}
+        self._note("find", PredictionFilter(), len(found), id=request_id)
         return sorted(found.values(), key=lambda row: (row["time_ns"], row["prediction_id"]), reverse=True)
 
     def count(self, where: PredictionFilter | None = None, **conditions: Any) -> int:
         """How many predictions meet conditions; see ``query``."""
-        return self._source.count(prediction_filter(where, **conditions))
+        asked = checked(prediction_filter(where, **conditions))
+        number = self._source.count(self._as_stored(asked))
+        self._note("count", asked, 0)
+        return number
 
     def latency(
         self, where: PredictionFilter | None = None, **conditions: Any
@@ -189,105 +204,117 @@ class AuditTrail:
             For each model and version ``count``, and ``p50``, ``p95`` and ``p99`` in seconds, interpolated linearly
             between neighbouring observations, as NumPy does.
         """
-        durations = self._source.durations(prediction_filter(where, **conditions))
+        asked = checked(prediction_filter(where, **conditions))
+        durations = self._source.durations(self._as_stored(asked))
+        self._note("latency", asked, 0)
         return {
             model: {"count": len(values), **{name: _quantile(values, part) for name, part in _PERCENTILES.items()}}
             for model, values in sorted(durations.items())
         }
 
-    def _with_items(self, rows: Iterator[Row]) -> Iterator[Row]:
+    def outcomes(
+        self,
+        where: OutcomeFilter | None = None,
+        *,
+        limit: int | None = None,
+        prediction_id: str | None = None,
+        request_id: str | None = None,
+        **conditions: Any,
+    ) -> list[Row]:
+        """What turned out to be true, the last recorded first.
+
+        Args:
+            where: Conditions; the keyword arguments come on top.
+            limit: Most outcomes.
+            prediction_id: About this prediction.
+            request_id: About the predictions with this request id.
+            conditions: ``name`` and ``source``; ``since`` and ``until``, which take what ``time_ns_of`` does.
+
+        Raises:
+            QueryError: A condition is unknown or can't be answered.
+        """
+        asked = outcome_filter(where, prediction_id=prediction_id, request_id=request_id, **conditions)
+        if asked.request_ids and self._redactor is not None:
+            asked = msgspec.structs.replace(asked, request_ids=tuple(map(self._redactor.request_id, asked.request_ids)))
+        chosen = asked
+        if asked.request_ids:
+            of_requests = [row["prediction_id"] for row in self._source.identities([], asked.request_ids)]
+            chosen = msgspec.structs.replace(asked, prediction_ids=(*asked.prediction_ids, *of_requests))
+        found = list(self._source.outcomes(chosen, limit=limit))
+        self._note("outcomes", asked, len({row["prediction_id"] or row["request_id"] for row in found}), limit=limit)
+        return found
+
+    def accesses(
+        self, since: str | datetime | None = None, until: str | datetime | None = None, *, limit: int | None = None
+    ) -> list[Row]:
+        """Who looked at the trail, the latest first. Looking at this list is not recorded.
+
+        Args:
+            since: At or after; what ``time_ns_of`` takes.
+            until: Before; likewise.
+            limit: Most accesses.
+
+        Raises:
+            QueryError: A time is none.
+        """
+        first = time_ns_of(since) if since is not None else None
+        end = time_ns_of(until) if until is not None else None
+        return list(self._source.accesses(since_ns=first, until_ns=end, limit=limit))
+
+    def _in_full(self, where: PredictionFilter) -> Iterator[Row]:
+        parts = [self._add_items, self._add_late_results, self._add_outcomes]
+        return self._completed(self._source.predictions(where), parts)
+
+    def _completed(self, rows: Iterator[Row], parts: Sequence[Callable[[list[Row]], None]]) -> Iterator[Row]:
         while chunk := list(islice(rows, _CHUNK)):
-            items = self._source.items([row["prediction_id"] for row in chunk])
-            for row in chunk:
-                yield {**row, ITEM_ROWS: items[row["prediction_id"]]}
+            for add in parts:
+                add(chunk)
+            yield from chunk
 
+    def _add_items(self, rows: list[Row]) -> None:
+        items = self._source.items([row["prediction_id"] for row in rows])
+        for row in rows:
+            row[ITEM_ROWS] = items[row["prediction_id"]]
+            if self._payloads is not None:
+                self._payloads.complete(row, row[ITEM_ROWS])
 
-def prediction_filter(where: PredictionFilter | None = None, **conditions: Any) -> PredictionFilter:
-    """A filter from conditions by name.
+    def _add_late_results(self, rows: list[Row]) -> None:
+        events = self._source.late_results([row["prediction_id"] for row in rows])
+        for row in rows:
+            row[LATE_ROWS] = events[row["prediction_id"]]
 
-    Args:
-        where: Conditions to begin with.
-        conditions: Fields of ``PredictionFilter``, and ``since`` and ``until``; ``None`` is no condition.
-
-    Raises:
-        QueryError: A name is unknown, or a value is of the wrong type.
-    """
-    fields = msgspec.structs.asdict(where or PredictionFilter())
-    for name, value in conditions.items():
-        if value is None:
-            continue
-        if name in ("since", "until"):
-            fields[f"{name}_ns"] = time_ns_of(value)
-        elif name in fields:
-            fields[name] = value
-        else:
-            close = difflib.get_close_matches(name, [*fields, "since", "until"], n=1)
-            mend = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(fields)}, since and until."
-            raise QueryError(f"There is no condition {name!r}. {mend}")
-    try:
-        return msgspec.convert(fields, PredictionFilter)
-    except msgspec.ValidationError as error:
-        raise QueryError(f"A condition has a wrong value: {error}.") from error
-
-
-def time_ns_of(value: str | datetime) -> int:
-    """A point in time as nanoseconds since the epoch.
-
-    Args:
-        value: A datetime; or a text, either ISO 8601 or how long ago, such as ``30m``, ``1h`` or ``7d`` (units s, m,
-            h, d and w). What has no time zone is in UTC.
-
-    Raises:
-        QueryError: It is neither.
-    """
-    moment = value
-    if isinstance(moment, str):
-        text = moment.strip()
-        ago = _AGO.fullmatch(text)
-        try:
-            if ago:
-                moment = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+    def _add_outcomes(self, rows: list[Row]) -> None:
+        where = OutcomeFilter(
+            prediction_ids=tuple(row["prediction_id"] for row in rows),
+            request_ids=tuple({row["request_id"] for row in rows if row["request_id"]}),
+        )
+        by_prediction: dict[str, list[Row]] = {}
+        by_request: dict[str, list[Row]] = {}
+        for outcome in reversed(list(self._source.outcomes(where))):
+            if outcome["prediction_id"]:
+                by_prediction.setdefault(outcome["prediction_id"], []).append(outcome)
             else:
-                moment = datetime.fromisoformat(text)
-        except (ValueError, OverflowError):
-            raise QueryError(
-                f"{value!r} is no time. Write it as 2030-01-31T12:00:00Z, or how long ago: 30m, 1h, 7d."
-            ) from None
-    if not isinstance(moment, datetime):
-        raise QueryError(f"A time is a datetime or a text, not {type(value).__name__}.")
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000
+                by_request.setdefault(outcome["request_id"], []).append(outcome)
+        for row in rows:
+            found = by_prediction.get(row["prediction_id"], []) + by_request.get(row["request_id"], [])
+            row[OUTCOME_ROWS] = sorted(found, key=lambda outcome: (outcome["time_ns"], outcome["sequence"]))
 
+    def _as_stored(self, where: PredictionFilter) -> PredictionFilter:
+        """The filter in the words of the trail, where an entity or a request id may be hashed."""
+        if self._redactor is None:
+            return where
+        changes: dict[str, str] = {}
+        parts = entity_parts(where.entity) if where.entity is not None else None
+        if parts is not None:
+            changes["entity"] = f"{parts[0]}={self._redactor.entity(*parts)}"
+        if where.request_id is not None:
+            changes["request_id"] = self._redactor.request_id(where.request_id)
+        return msgspec.structs.replace(where, **changes)
 
-def find_data_dir(settings: Settings) -> Path:
-    """The data directory to look at when none is named: the one set, or the only one under BentoML's home.
-
-    Raises:
-        ConfigurationError: There is none, or more than one.
-    """
-    if settings.data_dir is not None:
-        return settings.data_dir.expanduser().absolute()
-    found = default_data_dirs()
-    if not found:
-        raise ConfigurationError(
-            "No service has made a data directory here yet. Serve one, or name its directory: --data-dir, "
-            "AuditTrail.open(path), or E2I_SERVING_DATA_DIR."
-        )
-    if len(found) > 1:
-        listed = ", ".join(map(str, found))
-        raise ConfigurationError(
-            f"Several services have a data directory here: {listed}. Name one: --data-dir, AuditTrail.open(path), "
-            "or E2I_SERVING_DATA_DIR."
-        )
-    return found[0]
-
-
-def _by_item(row: Row) -> Iterator[Row]:
-    prediction = {name: value for name, value in row.items() if name != ITEM_ROWS}
-    items: list[Row] = row[ITEM_ROWS] or [{}]
-    for item in items:
-        yield {**prediction, **item}
+    def _note(self, action: str, where: PredictionFilter | OutcomeFilter, number: int, **more: Any) -> None:
+        if self._accesses is not None:
+            asked = {name: value for name, value in more.items() if value is not None}
+            self._accesses.note(action, {**msgspec.to_builtins(where), **asked}, number)
 
 
 def _quantile(ordered: Sequence[float], part: float) -> float:
@@ -295,3 +322,12 @@ def _quantile(ordered: Sequence[float], part: float) -> float:
     below = math.floor(place)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def _redactor(settings: Settings) -> Redactor | None:
+    try:
+        return redactor_of(settings, ModelInfo())
+    except ConfigurationError as error:
+        # Whoever only reads need not have the key.
+        logger.warning("What was hashed before it was recorded can't be asked for in clear: %s", error)
+        return None

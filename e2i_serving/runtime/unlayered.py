@@ -8,28 +8,46 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from typing import Any
 
 from bentoml.exceptions import BentoMLException
+from opentelemetry import context as otel_context
 from pydantic import ValidationError
 
 from e2i_serving.context import current as current_context
 from e2i_serving.record import Outcome
 from e2i_serving.runtime.observation import Endpoint, Observation, observation
+from e2i_serving.runtime.tracing import StampedPhases, request_span
 
 logger = logging.getLogger("e2i_serving")
+
+UNLAYERED = "__e2i_serving_unlayered__"
+"""Marks a hook that serves only where there is no layer."""
 
 _worker: Any = None
 _loop: asyncio.AbstractEventLoop | None = None
 _endpoints: dict[str, Endpoint] = {}
 
 
-def start(service: Any, instance: Any) -> None:
-    """Wire this process's worker for a service that BentoML's own decorator made; called on the event loop."""
-    from e2i_serving.runtime.bento import bento_identity, endpoints_of  # noqa: PLC0415  # it imports this module
+def start(service: Any, instance: Any, load_seconds: float) -> None:
+    """Wire this process's worker for a service that BentoML's own decorator made; called on the event loop.
+
+    Args:
+        service: The service.
+        instance: The instance of its class.
+        load_seconds: How long it took to load its model.
+    """
+    from e2i_serving.runtime.bento import (  # noqa: PLC0415  # it imports this module
+        bento_identity,
+        endpoints_of,
+        worker_telemetry,
+        workers_of,
+    )
     from e2i_serving.runtime.definition import define, definition_of  # noqa: PLC0415
     from e2i_serving.runtime.models import model_info_of  # noqa: PLC0415
+    from e2i_serving.runtime.scrape import ServedBy  # noqa: PLC0415
     from e2i_serving.runtime.worker import Worker  # noqa: PLC0415
 
     global _worker, _loop  # noqa: PLW0603  # one service a process, and no app to keep it on
@@ -38,7 +56,14 @@ def start(service: Any, instance: Any) -> None:
     endpoints = endpoints_of(service)
     _endpoints.update({endpoint.name: endpoint for endpoint in endpoints.values()})
     definition = define(service.inner, name=service.name, arguments=arguments)
-    _worker = Worker(definition, model_info_of(instance, service), endpoints, bento=bento_identity())
+    served_by = ServedBy(workers_of(service.name), load_seconds=load_seconds, telemetry=worker_telemetry(definition))
+    _worker = Worker(
+        definition,
+        model_info_of(instance, service),
+        endpoints,
+        bento=bento_identity(),
+        served_by=served_by,
+    )
     _worker.start()
     logger.warning(
         "%s is decorated with @bentoml.service: predictions are audited and measured, but requests that BentoML "
@@ -63,9 +88,13 @@ def begin(name: str, request: Any) -> Observation | None:
         return None
     context = _worker.extractor.extract(request.scope["headers"])
     current = Observation(endpoint, context, request.method)
+    current.labels = _worker.labels.read(context, request.scope["headers"])
     current.on_end = _end
+    if context.sampled and _worker.tracing.sink is not None:
+        current.phases = StampedPhases(time.perf_counter)
     current_context.set(context)
     observation.set(current)
+    otel_context.attach(request_span(current))
     return current
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import attrs
@@ -22,6 +22,7 @@ from e2i_serving.runtime.bento import ObservedService
 from e2i_serving.runtime.checks import Problem, add_deployment_hook, check
 from e2i_serving.runtime.definition import ServiceDefinition, define, definition_of
 from e2i_serving.runtime.instrument import UNAUDITED, instrument
+from e2i_serving.runtime.labels import FIELD, METHOD, Label, declared_labels, refuse_wrong_labels
 from e2i_serving.runtime.models import ATTRIBUTE as MODEL_ATTRIBUTE
 from e2i_serving.runtime.models import ServedModel, describe_model
 from e2i_serving.runtime.observation import MAX_LABEL, observation
@@ -54,6 +55,7 @@ class PredictionService:
     Attributes:
         model: Tag of a model in the BentoML store, such as ``"churn:latest"``.
         label_names: Names of the business labels that requests may carry.
+        labels_from: Business labels by name, with where each comes from and which values it may have.
         feature_names: Names of the features in the model's order. Taken from the model when not given: from
             ``feature_names`` in its metadata, or from what it was fitted with.
         feature_dtype: ``float``, or ``object`` for a model that takes strings and numbers.
@@ -68,6 +70,7 @@ class PredictionService:
     predict: ClassVar[Any]
     task: ClassVar[str] = ""
     label_names: ClassVar[tuple[str, ...]] = ()
+    labels_from: ClassVar[Mapping[str, Label]] = {}
     feature_names: tuple[str, ...] = ()
     feature_dtype: ClassVar[type] = float
     as_frame: ClassVar[bool] = False
@@ -186,8 +189,9 @@ class PredictionService:
         if not labels:
             return
         allowed = self._allowed_labels
-        current.labels = {name: str(value)[:MAX_LABEL] for name, value in labels.items() if name in allowed}
-        if len(current.labels) < len(labels):
+        taken = {name: str(value)[:MAX_LABEL] for name, value in labels.items() if name in allowed}
+        current.labels = current.labels | taken
+        if len(taken) < len(labels):
             others = {name: str(value) for name, value in labels.items() if name not in allowed}
             current.attributes = {**current.attributes, "undeclared_labels": others}
 
@@ -214,9 +218,10 @@ class PredictionService:
     @bentoml.on_startup
     def _e2i_startup(self) -> None:
         service = getattr(self, "bento_service", None)
+        began = time.perf_counter()
         self.e2i_load()
         if service is not None and not isinstance(service, ObservedService):
-            unlayered.start(service, self)
+            unlayered.start(service, self, time.perf_counter() - began)
 
     def e2i_load(self) -> None:
         """Load the model and learn from it what requests need."""
@@ -244,7 +249,7 @@ class PredictionService:
             )
         if self.accepts_missing is None:
             self.accepts_missing = accepts_missing(first)
-        self._allowed_labels = frozenset(_declared_labels(type(self)))
+        self._allowed_labels = _own_labels(type(self))
         classes = self.model_classes()
         info = (
             describe_model(stored, task=self.task, feature_names=self.feature_names, classes=classes)
@@ -265,10 +270,15 @@ class PredictionService:
         """BentoML's hook for metrics; used only under a plain ``@bentoml.service``."""
         return unlayered.with_metrics(text)
 
+    setattr(__metrics__, unlayered.UNLAYERED, True)
 
-def _declared_labels(inner: type) -> tuple[str, ...]:
+
+def _own_labels(inner: type[PredictionService]) -> frozenset[str]:
+    """Names of the labels that ``labels`` may give: those of a body, and its own where it is overridden."""
     definition = definition_of(inner)
-    return (*definition.label_names, *definition.load_settings().settings.labels)
+    declared = declared_labels(inner, definition.label_names, definition.load_settings().settings)
+    kinds = {FIELD} if inner.labels is PredictionService.labels else {FIELD, METHOD}
+    return frozenset(name for name, label in declared.items() if label.kind in kinds)
 
 
 def _makes_features(inner: type[PredictionService]) -> bool:
@@ -325,6 +335,7 @@ def _refuse_mistakes(cls: type) -> None:
             raise ServiceDefinitionError(
                 f"{cls.__name__}.{name} must be a plain method (def, not async def, no attribute): predict calls it."
             )
+    refuse_wrong_labels(cls)
     for name in ("label_names", "feature_names", "class_names"):
         value = cls.__dict__.get(name)
         if isinstance(value, str):

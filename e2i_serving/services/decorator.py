@@ -14,6 +14,7 @@ from e2i_serving.runtime.bento import ObservedService
 from e2i_serving.runtime.checks import add_deployment_hook
 from e2i_serving.runtime.definition import define
 from e2i_serving.runtime.instrument import instrument
+from e2i_serving.runtime.labels import refuse_wrong_labels
 
 T = TypeVar("T")
 
@@ -58,6 +59,7 @@ def service(
             raise ServiceDefinitionError(
                 f"{cls.name} is a service already. Use either @e2i_serving.service or @bentoml.service, once."
             )
+        refuse_wrong_labels(cls)
         define(cls, name=bentoml_options.get("name"), arguments=observability, layered=True)
         instrument(cls)
         add_deployment_hook(cls)

@@ -1,6 +1,7 @@
 """Settings: one declared table, and the only reader of the environment."""
 
-from e2i_serving.settings.declared import Settings
+from e2i_serving.settings.declared import RedactionRule, Settings
+from e2i_serving.settings.kept import keep_settings
 from e2i_serving.settings.loading import (
     CONFIG_FILE_NAME,
     Origin,
@@ -10,16 +11,24 @@ from e2i_serving.settings.loading import (
     environment_of,
     instance_name,
     load_settings,
+    readers_dir,
 )
+from e2i_serving.settings.standards import TracingVariables, sentry_variable, tracing_variables
 
 __all__ = [
     "CONFIG_FILE_NAME",
     "Origin",
+    "RedactionRule",
     "ResolvedSettings",
     "Settings",
+    "TracingVariables",
     "data_dir_of",
     "default_data_dirs",
     "environment_of",
     "instance_name",
+    "keep_settings",
     "load_settings",
+    "readers_dir",
+    "sentry_variable",
+    "tracing_variables",
 ]

@@ -5,10 +5,26 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 MIB = 1024 * 1024
+
+
+class RedactionRule(BaseModel):
+    """One thing that is taken out of records.
+
+    Attributes:
+        path: What it applies to, such as ``inputs.age``, ``attributes.patient.name`` or ``labels.*``.
+        action: ``drop`` it, ``mask`` it with ``***``, ``hash`` it with the key, or ``round`` it.
+        digits: Decimals that ``round`` keeps; negative for tens, hundreds, ...
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(min_length=1, max_length=256)
+    action: Literal["drop", "mask", "hash", "round"]
+    digits: int = Field(0, ge=-12, le=12)
 
 
 class Settings(BaseSettings):
@@ -78,6 +94,103 @@ class Settings(BaseSettings):
         le=64 * MIB,
         description="Largest journal record, in bytes; a larger one keeps its ids, outcome and sizes, not its payload.",
     )
+    segment_seconds: float = Field(
+        3600, ge=1, le=7 * 86400, description="Longest a journal segment is written to before the next one, in seconds."
+    )
+    journal_bytes: int = Field(
+        2048 * MIB,
+        ge=4 * MIB,
+        description="Most disk that an instance's undelivered records may take, in bytes; what happens then, "
+        "`overflow` says.",
+    )
+    overflow: Literal["drop-oldest", "drop-newest", "refuse"] = Field(
+        "drop-newest",
+        description="What gives way when the journal is full: `drop-newest`, new records, counted as unjournaled; "
+        "`drop-oldest`, the oldest undelivered ones, each run of them marked in the trail; `refuse`, the predictions, "
+        "answered 503.",
+    )
+    failure_bytes: int = Field(
+        128 * MIB,
+        ge=MIB,
+        description="Most bytes of undelivered records of answers that are not 2xx that a worker keeps, so that "
+        "refused requests can't crowd out predictions.",
+    )
+    payload_bytes: int = Field(
+        MIB,
+        ge=1024,
+        le=64 * MIB,
+        description="Largest record whose inputs and outputs go into the audit store, in bytes; those of a larger one "
+        "go where `large_payloads` says.",
+    )
+    large_payloads: Literal["cut", "file"] = Field(
+        "file",
+        description="What becomes of a payload above `payload_bytes`: `file`, a file named by its digest in `payloads` "
+        "in the data directory; `cut`, nothing but its size is kept.",
+    )
+    sampling_rate: float = Field(
+        1.0, ge=0, le=1, description="Fraction of requests that are journaled; all of a trace's, or none."
+    )
+    sampling_always: tuple[str, ...] = Field(
+        (), max_length=64, description="Names of models and endpoints whose requests are journaled whatever the rate."
+    )
+    sampling_errors: bool = Field(
+        True, description="Journal every request that was not answered 2xx, whatever the rate."
+    )
+    redaction_rules: tuple[RedactionRule, ...] = Field(
+        (),
+        max_length=256,
+        description="What is taken out of records before they are kept: a list of `path`, `action` (`drop`, `mask`, "
+        "`hash`, `round`) and, for `round`, `digits`.",
+    )
+    redaction_allow: tuple[str, ...] = Field(
+        (),
+        max_length=1024,
+        description="Paths of inputs, outputs, entities, attributes and labels that are kept; when any are given, the "
+        "others are dropped.",
+    )
+    redaction_patterns: tuple[str, ...] = Field(
+        (),
+        max_length=64,
+        description="What is masked in free text: `email`, `phone`, `iban`, `credit-card`, `ipv4`, or regular "
+        "expressions.",
+    )
+    redaction_key: SecretStr = Field(
+        SecretStr(""), description="Secret of the keyed hash that `hash` rules write, at least 16 characters."
+    )
+    redaction_destinations: dict[str, tuple[RedactionRule, ...]] = Field(
+        {}, description="Further rules by destination, such as `audit-store`."
+    )
+    encryption_key_file: Path | None = Field(
+        None,
+        description="File of keys with which journal segments, dead letters and payload files are encrypted; one a "
+        "line, `<number> <base64 of 32 bytes>`, the first one writes. Unset: they are not encrypted.",
+    )
+    signing_key_file: Path | None = Field(
+        None,
+        description="File of the Ed25519 key (PEM) that signs checkpoints. Unset: `signing.key` in the data directory, "
+        "made when it is not there.",
+    )
+    checkpoint_dir: Path | None = Field(
+        None,
+        description="Where signed checkpoints are written, best a disk that the store's administrators can't write to. "
+        "Unset: `checkpoints` in the data directory.",
+    )
+    checkpoint_seconds: float = Field(
+        60, ge=1, le=86400, description="Longest time between checkpoints while records are stored, in seconds."
+    )
+    checkpoint_records: int = Field(10_000, ge=1, description="Most records stored between checkpoints.")
+    retention_class: str = Field(
+        "standard", max_length=64, pattern=r"^[a-z0-9._-]+$", description="Retention class of answers that are 2xx."
+    )
+    failure_retention_class: str = Field(
+        "failure", max_length=64, pattern=r"^[a-z0-9._-]+$", description="Retention class of all other answers."
+    )
+    retention: dict[str, str] = Field(
+        {}, description="How long `audit purge` keeps each retention class, such as `{standard: 400d, failure: 90d}`."
+    )
+    record_accesses: bool = Field(
+        True, description="Record who asked the trail what, from the command line and from Python."
+    )
     allow_network_data_dir: bool = Field(
         False,
         description="Accept a data directory on a network file system, where locks and durability may not hold.",
@@ -87,9 +200,60 @@ class Settings(BaseSettings):
         max_length=16,
         description="Names of the business labels that requests may carry, such as `brand`. Adds to the service's own.",
     )
+    label_values: int = Field(
+        100,
+        ge=1,
+        le=1000,
+        description="Most values of a business label that metrics show, unless the service lists them; what is over "
+        "counts as `__other__`, and stands in the audit record in full.",
+    )
+    label_series: int = Field(
+        150, ge=1, le=10_000, description="Most combinations of business labels' values that metrics show; likewise."
+    )
 
     metrics_enabled: bool = Field(True, description="Count and time predictions, and show them at `/metrics`.")
-    access_log_enabled: bool = Field(True, description="Write one JSON line a request to standard output.")
+    access_log_enabled: bool = Field(True, description="Write one line a request to standard output.")
+    access_log_sample_rate: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Fraction of answers that are 2xx or 3xx with a line in the access log, all of a trace's or none; "
+        "the others always have one.",
+    )
+    log_format: Literal["auto", "json", "console", "off"] = Field(
+        "auto",
+        description="Form of a worker's and the relay's log lines: `json`, one object a line; `console`, for people; "
+        "`auto`, `console` on a terminal, else `json`; `off`, as BentoML sets logging up.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least level of log lines, where `log_format` is not `off`."
+    )
+    slow_request_seconds: float = Field(
+        0, ge=0, description="Log a warning with the phases of each prediction that takes at least so long; 0: none."
+    )
+    trace_exporter: Literal["none", "otlp-grpc", "otlp-http", "console"] = Field(
+        "none",
+        description="Where spans go; endpoint and headers by OpenTelemetry's own `OTEL_EXPORTER_OTLP_*` variables. "
+        "Unset: what `OTEL_TRACES_EXPORTER` says. OTLP needs the extra `otlp`.",
+    )
+    trace_sample_rate: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Fraction of traces that begin here and are sampled; in a caller's trace, the caller's choice "
+        "holds. Unset: what `OTEL_TRACES_SAMPLER` says.",
+    )
+    instrument: tuple[Literal["httpx", "requests", "threads"], ...] = Field(
+        (),
+        max_length=3,
+        description="What carries the ids onward by itself: calls by `httpx` and `requests`, and `threads` that the "
+        "service starts. The calls' headers tell the ids and labels to whoever is called. Needs the extra `otlp`.",
+    )
+    sentry_dsn: SecretStr = Field(
+        SecretStr(""),
+        description="Where Sentry, or a server that speaks its protocol, takes errors; needs the extra `sentry`. "
+        "Unset: what `SENTRY_DSN` says.",
+    )
     replace_middlewares: bool = Field(
         True,
         description="Let one layer do the work of BentoML's access log, metrics and (when its tracing is off) "

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import EnvSettingsSource
 
 from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.settings.declared import Settings
+from e2i_serving.settings.kept import kept_settings
 
 PREFIX = "E2I_SERVING_"
 CONFIG_FILE_NAME = "observability.yaml"
@@ -36,6 +37,8 @@ class Origin(StrEnum):
     ARGUMENT = "argument"
     ENVIRONMENT = "environment"
     FILE = "file"
+    SERVICE = "service"
+    """The service wrote it down in its data directory."""
     DEFAULT = "default"
 
 
@@ -52,6 +55,7 @@ def load_settings(
     *,
     config_dir: Path | None = None,
     environ: Mapping[str, str] | None = None,
+    data_dir: Path | None = None,
 ) -> ResolvedSettings:
     """Resolve every setting.
 
@@ -60,6 +64,7 @@ def load_settings(
         config_dir: Folder in which ``observability.yaml`` is looked for, the service file's; the
             variable ``E2I_SERVING_CONFIG_FILE`` names another file.
         environ: The environment; the process's by default.
+        data_dir: A data directory whose service's settings take the place of the defaults.
 
     Returns:
         The settings, where each came from, and the file that was read.
@@ -70,6 +75,7 @@ def load_settings(
     environ = os.environ if environ is None else environ
     config_file = _config_file(config_dir, environ)
     layers = (
+        (Origin.SERVICE, kept_settings(data_dir) if data_dir else {}),
         (Origin.FILE, _from_file(config_file) if config_file else {}),
         (Origin.ENVIRONMENT, _from_environment(environ)),
         (Origin.ARGUMENT, dict(arguments or {})),
@@ -96,8 +102,12 @@ def environment_of(resolved: Settings) -> dict[str, str]:
     """Settings as environment variables, so that a child process resolves the same ones.
 
     Defaults are among them: one that was given in code still wins over this process's own environment.
+    Secrets are in clear: the result must not be shown or logged.
     """
     values = resolved.model_dump(mode="json", exclude_none=True)
+    for name in values:
+        if isinstance(secret := getattr(resolved, name), SecretStr):
+            values[name] = secret.get_secret_value()
     return {
         PREFIX + name.upper(): value if isinstance(value, str) else _as_variable(value)
         for name, value in values.items()
@@ -120,6 +130,11 @@ def default_data_dirs() -> list[Path]:
     """The data directories that services made under BentoML's home, the newest first."""
     found = [path for path in (_bentoml_home() / "e2i").glob("*/*") if (path / "journal").is_dir()]
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def readers_dir(settings: Settings) -> Path:
+    """Where those who read stores by their URL keep what they record about it."""
+    return _bentoml_home() / "e2i" / "_readers" / instance_name(settings)
 
 
 def _bentoml_home() -> Path:
@@ -185,6 +200,8 @@ def _as_variable(value: Any) -> str:
 def _spell(name: str, origin: Origin, config_file: Path | None) -> str:
     if origin is Origin.ENVIRONMENT:
         return f"environment variable {PREFIX}{name.upper()}"
+    if origin is Origin.SERVICE:
+        return f"setting {name!r} that the service wrote into its data directory"
     return f"setting {name!r} in {config_file}" if origin is Origin.FILE else f"setting {name!r}"
 
 

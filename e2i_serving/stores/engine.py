@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,9 @@ from urllib.parse import quote
 
 import msgspec
 from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError, StatementError
 
-from e2i_serving.exceptions import ConfigurationError, StoreError
+from e2i_serving.exceptions import ConfigurationError, E2IServingError, StoreError
 from e2i_serving.stores.urls import masked_url
 
 BUSY_SECONDS: Final = 30
@@ -21,6 +22,17 @@ BUSY_SECONDS: Final = 30
 CONNECT_SECONDS: Final = 10
 """How long a PostgreSQL server may take to answer a new connection."""
 
+_CONNECT_ARGUMENTS: Final[dict[str, int]] = {
+    "connect_timeout": CONNECT_SECONDS,
+    # A server whose machine is gone is given up after 15 + 3 * 10 idle seconds, or 45 with data on the way.
+    "keepalives": 1,
+    "keepalives_idle": 15,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 45_000,
+}
+"""What a PostgreSQL URL may set differently."""
+
 _DRIVERS: Final = {
     "sqlite": "sqlite",
     "sqlite+pysqlite": "sqlite",
@@ -28,6 +40,7 @@ _DRIVERS: Final = {
     "postgresql": "postgresql+psycopg",
     "postgresql+psycopg": "postgresql+psycopg",
 }
+_QUOTED: Final = re.compile(r'".*"')
 
 
 def open_engine(url: str, *, read_only: bool = False) -> Engine:
@@ -57,8 +70,9 @@ def open_engine(url: str, *, read_only: bool = False) -> Engine:
             name = quote(str(Path(parsed.database or "").absolute()))
             parsed = URL.create("sqlite", database=f"file:{name}", query={"mode": "ro", "uri": "true"})
     else:
-        if "connect_timeout" not in parsed.query:
-            arguments["connect_args"] = {"connect_timeout": CONNECT_SECONDS}
+        arguments["connect_args"] = {
+            name: value for name, value in _CONNECT_ARGUMENTS.items() if name not in parsed.query
+        }
         if read_only:
             arguments["execution_options"] = {"postgresql_readonly": True}
     try:
@@ -91,6 +105,22 @@ def file_of(url: str) -> Path | None:
     return Path(parsed.database or "") if parsed.drivername == "sqlite" else None
 
 
+def existing_file(url: str) -> Path | None:
+    """The SQLite file that a URL names, which must be there; ``None`` for a server.
+
+    Raises:
+        ConfigurationError: The URL is wrong.
+        StoreError: There is no such file.
+    """
+    path = file_of(url)
+    if path is not None and not path.is_file():
+        raise StoreError(
+            f"There is no audit store at {path}. It is made when the relay stores a service's first prediction: "
+            "see that the service runs with auditing on, or name another data directory or URL."
+        )
+    return path
+
+
 @contextmanager
 def store_errors(url: str, action: str) -> Iterator[None]:
     """Turn what a database raises into ``StoreError``, without passwords or anyone's data.
@@ -104,11 +134,27 @@ def store_errors(url: str, action: str) -> Iterator[None]:
     """
     try:
         yield
+    except E2IServingError:
+        raise  # said in this package's words already, though it may be a ValueError too
     except (SQLAlchemyError, OverflowError, ValueError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        lines = str(cause).strip().splitlines() or [type(cause).__name__]  # what follows may quote the rows
-        shown = masked_url(url)
-        raise StoreError(f"The audit store {shown} can't be {action}: {_without_password(lines[0], url)}") from None
+        raise StoreError(said_by(error, url, action)) from None
+
+
+def said_by(error: Exception, url: str, action: str) -> str:
+    """What a database raised, in one line, without passwords or anyone's data.
+
+    Args:
+        error: What was raised.
+        url: The store's URL.
+        action: What was being done, such as ``"written"``.
+    """
+    cause = error.orig if isinstance(error, StatementError) and error.orig is not None else error
+    name = type(cause).__name__
+    # The lines that follow may quote rows, and so may PostgreSQL's first one about bad data.
+    line = name if isinstance(cause, UnicodeError) else (str(cause).strip().splitlines() or [name])[0]
+    if (getattr(cause, "sqlstate", None) or "").startswith("22"):
+        line = _QUOTED.sub('"..."', line)
+    return f"The audit store {masked_url(url)} can't be {action}: {_without_password(line, url)}"
 
 
 def _parse(url: str) -> URL:

@@ -6,37 +6,28 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, Dialect, Table, bindparam, func, select, update
+from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.schema import CreateIndex, CreateTable
 
-from e2i_serving.record import Outcome, Row, RowBatch
+from e2i_serving.record import Row, RowBatch
 from e2i_serving.stores.engine import open_engine, store_errors
-from e2i_serving.stores.tables import entities, items, metadata, predictions
+from e2i_serving.stores.migrations import HEAD, bring_to_head, version_of
+from e2i_serving.stores.refusals import refusals
+from e2i_serving.stores.tables import accesses, entities, events, gaps, items, outcomes, predictions
+from e2i_serving.stores.watchdog import Watchdog
 
-_SCHEMA_LOCK: Final = 0x653269  # any number will do; all relays must agree on it
+_WRITTEN: Final = (predictions, items, entities, events, outcomes, accesses, gaps)
 
-_END_STREAM: Final = (
-    update(predictions)
-    .where(
-        predictions.c.prediction_id == bindparam("of_prediction"),
-        predictions.c.outcome == Outcome.INTERRUPTED.value,
-    )
-    .values(
-        duration=bindparam("duration"),
-        outcome=bindparam("outcome"),
-        response_bytes=func.coalesce(bindparam("response_bytes"), predictions.c.response_bytes),
-        error_type=func.coalesce(bindparam("error_type"), predictions.c.error_type),
-        error_message=func.coalesce(bindparam("error_message"), predictions.c.error_message),
-    )
-)
+STATEMENT_SECONDS: Final = 50
+"""How long a PostgreSQL server may work on one statement of a write, waiting for locks included."""
 
 
 class SqlAuditStore:
     """An ``AuditStore`` on SQLite or PostgreSQL.
 
     Nothing is connected or created before the first write, so that a relay starts while its database
-    is down; tables that are missing are made then.
+    is down; the tables are made or upgraded then. A server that does not answer is given up after
+    ``watchdog.HANG_SECONDS``.
     """
 
     def __init__(self, url: str) -> None:
@@ -50,37 +41,40 @@ class SqlAuditStore:
         """
         self._url = url
         self._engine = open_engine(url)
-        self._inserts = {table.name: _insert_or_ignore(table, self._engine.dialect) for table in metadata.sorted_tables}
-        self._has_tables = False
+        self._inserts = {table.name: _insert_or_ignore(table, self._engine.dialect) for table in _WRITTEN}
+        self._is_server = self._engine.dialect.name == "postgresql"
+        self._watchdog = Watchdog(self._engine)
+        self._is_at_head = False
 
     def write(self, batch: RowBatch) -> int:
         """Store a batch in one transaction; see ``AuditStore.write``."""
         with store_errors(self._url, "written"):
-            self._create_tables()
-            with self._engine.begin() as connection:
-                new = self._insert(connection, predictions, batch.predictions)
-                self._insert(connection, items, batch.items)
-                self._insert(connection, entities, batch.entities)
-                if batch.stream_ends:
-                    ends = [{**end, "of_prediction": end["prediction_id"]} for end in batch.stream_ends]
-                    connection.execute(_END_STREAM, [_without(end, "prediction_id") for end in ends])
+            self._upgrade()
+            with self._watchdog, self._engine.begin() as connection:
+                if self._is_server:  # of this transaction alone: a pooler may hand the session to others
+                    connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'")
+                with refusals(self._url):
+                    new = self._insert(connection, predictions, batch.predictions)
+                    self._insert(connection, items, batch.items)
+                    self._insert(connection, entities, batch.entities)
+                    self._insert(connection, events, batch.events)
+                    self._insert(connection, outcomes, batch.outcomes)
+                    self._insert(connection, accesses, batch.accesses)
+                    self._insert(connection, gaps, batch.gaps)
         return new
 
     def close(self) -> None:
         """Give back connections and files."""
         self._engine.dispose()
 
-    def _create_tables(self) -> None:
-        if self._has_tables:
+    def _upgrade(self) -> None:
+        if self._is_at_head:
             return
-        with self._engine.begin() as connection:
-            if connection.dialect.name == "postgresql":  # IF NOT EXISTS is no protection from another relay's
-                connection.execute(select(func.pg_advisory_xact_lock(_SCHEMA_LOCK)))
-            for table in metadata.sorted_tables:
-                connection.execute(CreateTable(table, if_not_exists=True))
-                for index in sorted(table.indexes, key=lambda index: str(index.name)):
-                    connection.execute(CreateIndex(index, if_not_exists=True))
-        self._has_tables = True
+        with self._watchdog, self._engine.connect() as connection:
+            version = version_of(connection)
+        if version != HEAD:
+            bring_to_head(self._engine)  # takes as long as it takes
+        self._is_at_head = True
 
     def _insert(self, connection: Connection, table: Table, rows: Sequence[Row]) -> int:
         """Hand rows to the driver as they are: to process each value again would cost more than the database."""
@@ -97,7 +91,3 @@ def _insert_or_ignore(table: Table, dialect: Dialect) -> tuple[str, Sequence[str
     construct: Any = postgresql if dialect.name == "postgresql" else sqlite
     compiled: Any = construct.insert(table).on_conflict_do_nothing().compile(dialect=dialect)
     return str(compiled), compiled.positiontup or ()
-
-
-def _without(row: Row, column: str) -> Row:
-    return {name: value for name, value in row.items() if name != column}

@@ -6,14 +6,21 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 import pytest
 
-from e2i_serving.record import Entry, Life, ModelInfo, Outcome, PredictionRecord
+from e2i_serving.record import Entry, Life, ModelInfo, Outcome, PredictionRecord, RowBatch
+from e2i_serving.relay.explode import explode
+from e2i_serving.stores.engine import sqlite_url
+from e2i_serving.stores.query import SqlAuditQuery
+from e2i_serving.stores.sql import SqlAuditStore
+from e2i_serving.testing.stores import InMemoryAuditStore
+from e2i_serving.typing import AuditQuery, AuditStore
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +78,30 @@ def entry(life) -> Callable[..., Entry]:
         return Entry(life, sequence or number, PredictionRecord(**fields))
 
     return make
+
+
+class Store(NamedTuple):
+    """A store to write to, and how to read it."""
+
+    write: Callable[..., int]
+    reader: Callable[[], AuditQuery]
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def store(request, tmp_path) -> Iterator[Store]:
+    """Each kind of store, empty."""
+    with ExitStack() as stack:
+        if request.param == "memory":
+            memory = InMemoryAuditStore()
+            writer: AuditStore = memory
+            yield Store(lambda *entries: writer.write(explode(entries)), lambda: memory)
+            return
+        address = (
+            sqlite_url(tmp_path / "audit.db") if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+        )
+        writer = stack.enter_context(closing(SqlAuditStore(address)))
+        writer.write(RowBatch())
+        yield Store(
+            lambda *entries: writer.write(explode(entries)),
+            lambda: stack.enter_context(closing(SqlAuditQuery(address))),
+        )

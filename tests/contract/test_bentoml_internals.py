@@ -107,7 +107,8 @@ def test_the_factorys_lifespan_makes_the_instance():
 
     assert asyncio.run(run()) == "Subject"
     assert seen == [("Subject", True)]
-    assert {"metrics", "readyz", "lifespan", "middlewares"} <= set(dir(Recorder))
+    assert {"metrics", "readyz", "lifespan", "middlewares", "batch_infer"} <= set(dir(Recorder))
+    assert list(inspect.signature(Recorder.batch_infer).parameters) == ["self", "name", "input_args", "input_kwargs"]
 
 
 def test_specs_run_in_each_requests_own_context_under_batching():

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,45 +15,12 @@ from e2i_serving.record import (
     Matrix,
     Outcome,
     PredictionFilter,
-    RowBatch,
     StreamEnd,
     Values,
 )
-from e2i_serving.relay.explode import explode
-from e2i_serving.stores.engine import sqlite_url
-from e2i_serving.stores.query import SqlAuditQuery
-from e2i_serving.stores.sql import SqlAuditStore
-from e2i_serving.testing.stores import InMemoryAuditStore
-from e2i_serving.typing import AuditQuery, AuditStore
+from e2i_serving.typing import AuditQuery
 
 EVERYTHING = PredictionFilter()
-
-
-class Store(NamedTuple):
-    """A store to write to, and how to read it."""
-
-    write: Callable[..., int]
-    reader: Callable[[], AuditQuery]
-
-
-@pytest.fixture(params=["memory", "sqlite", "postgres"])
-def store(request, tmp_path) -> Iterator[Store]:
-    """Each kind of store, empty."""
-    with ExitStack() as stack:
-        if request.param == "memory":
-            memory = InMemoryAuditStore()
-            writer: AuditStore = memory
-            yield Store(lambda *entries: writer.write(explode(entries)), lambda: memory)
-            return
-        address = (
-            sqlite_url(tmp_path / "audit.db") if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-        )
-        writer = stack.enter_context(closing(SqlAuditStore(address)))
-        writer.write(RowBatch())
-        yield Store(
-            lambda *entries: writer.write(explode(entries)),
-            lambda: stack.enter_context(closing(SqlAuditQuery(address))),
-        )
 
 
 def ids(reader: AuditQuery, **conditions: Any) -> list[str]:
@@ -137,7 +102,7 @@ def test_an_empty_batch_is_nothing(store):
 
 
 def test_the_end_of_a_stream_completes_its_start(store, entry, life):
-    """A start reads interrupted until its end arrives, in the same batch or later."""
+    """A start reads interrupted until its end arrives, in the same batch or later; the first end holds."""
     end = StreamEnd("p1", duration=9.0, outcome=Outcome.CANCELLED, response_bytes=7, error_type="gone")
     late = StreamEnd("p1", duration=1.0, outcome=Outcome.OK)
     store.write(entry(1, outcome=Outcome.INTERRUPTED), entry(2, outcome=Outcome.INTERRUPTED), Entry(life, 3, end))
@@ -146,7 +111,29 @@ def test_the_end_of_a_stream_completes_its_start(store, entry, life):
     newest, oldest = store.reader().predictions(EVERYTHING)
     assert newest["outcome"] == "interrupted"
     assert (oldest["outcome"], oldest["duration"], oldest["response_bytes"]) == ("cancelled", 9.0, 7)
-    assert (oldest["error_type"], oldest["error_message"]) == ("gone", None)
+    assert (oldest["error_type"], oldest["error_message"], oldest["status"]) == ("gone", None, 200)
+
+
+def test_how_an_answer_ended_counts_in_every_question(store, entry, life):
+    """Filters, counts and durations go by the end, not by what the row said before it."""
+    refused = StreamEnd("p2", duration=5.0, outcome=Outcome.REJECTED, status=503, error_type="unjournaled")
+    store.write(
+        entry(1, outcome=Outcome.INTERRUPTED),
+        entry(2),
+        entry(3, outcome=Outcome.ERROR, status=500),
+        Entry(life, 4, StreamEnd("p1", duration=9.0, outcome=Outcome.OK)),
+        Entry(life, 5, refused),
+    )
+    reader = store.reader()
+    assert ids(reader, outcome="ok") == ["p1"]
+    assert ids(reader, outcome="interrupted") == []
+    assert ids(reader, status=503) == ids(reader, outcome="rejected", status=503) == ["p2"]
+    assert ids(reader, status=200) == ["p1"]
+    assert reader.count(PredictionFilter(status=200)) == reader.count(PredictionFilter(outcome="ok")) == 1
+    assert reader.count(EVERYTHING) == 3
+    assert reader.durations(EVERYTHING) == {("scorer", "v1"): [0.003, 5.0, 9.0]}
+    assert reader.durations(PredictionFilter(outcome="rejected")) == {("scorer", "v1"): [5.0]}
+    assert [row["status"] for row in reader.predictions(EVERYTHING)] == [500, 503, 200]
 
 
 def test_an_ended_stream_is_not_reopened(store, entry, life):

@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Any, assert_type
 
 import e2i_serving
-from e2i_serving import AuditTrail, E2IServingError, Outcome, PredictionRecord, RequestContext, current_context
+from e2i_serving import (
+    AuditTrail,
+    E2IServingError,
+    Outcome,
+    OutcomeRecorder,
+    PredictionRecord,
+    RequestContext,
+    current_context,
+    record_outcome,
+)
 from e2i_serving.exceptions import ConfigurationError
-from e2i_serving.record import PredictionFilter, Row, RowBatch
+from e2i_serving.record import OutcomeFilter, PredictionFilter, Row, RowBatch
 from e2i_serving.settings import Origin, ResolvedSettings, Settings, load_settings
 from e2i_serving.typing import AuditQuery, AuditStore, Observer, Propagator
 
@@ -29,6 +38,11 @@ with AuditTrail.open("audit.db") as trail:
     assert_type(trail.get("0198"), Row | None)
     assert_type(trail.find("0198"), list[Row])
     assert_type(trail.count(model="churn"), int)
+    assert_type(trail.outcomes(name="truth"), list[Row])
+
+with OutcomeRecorder.open("audit.db") as recorder:
+    assert_type(recorder.record("0198", item=0, value=True), str)
+assert_type(record_outcome(request_id="4711", score=0.5), str)
 
 
 class Watcher:
@@ -67,6 +81,20 @@ class ListQuery:
 
     def durations(self, where: PredictionFilter) -> dict[tuple[str, str], list[float]]:
         return {}
+
+    def late_results(self, prediction_ids: Sequence[str]) -> dict[str, list[Row]]:
+        return {}
+
+    def outcomes(self, where: OutcomeFilter, *, limit: int | None = None) -> Iterator[Row]:
+        yield from ()
+
+    def accesses(
+        self, *, since_ns: int | None = None, until_ns: int | None = None, limit: int | None = None
+    ) -> Iterator[Row]:
+        yield from ()
+
+    def identities(self, prediction_ids: Sequence[str], request_ids: Sequence[str]) -> list[Row]:
+        return []
 
 
 observer: Observer = Watcher()

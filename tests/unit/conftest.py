@@ -14,11 +14,10 @@ import pytest
 from e2i_serving.exceptions import StoreError
 from e2i_serving.journal import JournalReader, JournalWriter, LifeFolder, Position, list_lives
 from e2i_serving.journal.frame import Frame
-from e2i_serving.record import Entry, Life, ModelInfo, Outcome, PredictionRecord, StreamEnd, Values
-from e2i_serving.relay import Delivery, Ledger, Relay, read_books
-from e2i_serving.relay import delivery as delivery_module
-from e2i_serving.relay.books import AUDIT_STORE
-from e2i_serving.relay.explode import explode
+from e2i_serving.observers.metrics import ObservationBooks, observation_books
+from e2i_serving.record import Entry, Life, ModelInfo, Outcome, PredictionFilter, PredictionRecord, StreamEnd, Values
+from e2i_serving.relay import Delivery, Destination, Ledger, Relay, breaker, read_books
+from e2i_serving.relay.audit_destination import AuditDestination
 from e2i_serving.runtime.definition import ServiceDefinition
 from e2i_serving.runtime.layer import ObservabilityLayer
 from e2i_serving.runtime.observation import Endpoint
@@ -48,7 +47,9 @@ class Seen:
 class Rig:
     """A layer around an application, with a real worker on a data directory of its own."""
 
-    def __init__(self, data_dir: Any, *, strict: bool = True, observers: Any = (), **arguments: Any) -> None:
+    def __init__(
+        self, data_dir: Any, *, strict: bool = True, observers: Any = (), served_by: Any = None, **arguments: Any
+    ) -> None:
         options = {"data_dir": str(data_dir), "relay_enabled": False, "access_log_enabled": False} | arguments
         self.seen = Seen()
         self.worker = Worker(
@@ -56,6 +57,7 @@ class Rig:
             MODEL,
             ENDPOINTS,
             other_routes=frozenset({"/readyz"}),
+            served_by=served_by,
             observers=[*observers, ("seen", self.seen)],
             strict=strict,
         )
@@ -87,6 +89,10 @@ class Rig:
         assert self.seen.records == [record]
         assert isinstance(record, PredictionRecord)
         return record
+
+    def books(self) -> ObservationBooks:
+        """What became of the records that were observed."""
+        return observation_books(self.worker.data_dir / "metrics")
 
     def metric(self, name: str) -> float:
         """The value of a metric without or with labels, as it is exposed; 0 when it is not."""
@@ -200,31 +206,33 @@ def journal() -> type[Journals]:
     return Journals
 
 
-class Store:
+class Store(AuditDestination):
     """An audit store in memory that can be told to fail, and that counts how often it is asked."""
 
     class ProcessDiedError(BaseException):
         """Stands for the end of the process between two instructions."""
 
-    def __init__(self) -> None:
-        self.kept = InMemoryAuditStore()
+    def __init__(self, kept: Any = None) -> None:
+        self.kept = kept or InMemoryAuditStore()
+        super().__init__(self.kept)
         self.handed: list[str] = []
         self.down = 0
         self.dies_after_writing = False
 
-    def take(self, entries: Sequence[Entry]) -> None:
+    def deliver(self, entries: Sequence[Entry], state: bytes) -> bytes:
+        """Store entries, or fail as was asked for."""
         if self.down:
             self.down -= 1
             raise StoreError("The store is down.")
-        self.handed += [entry.body.prediction_id for entry in entries]
-        self.kept.write(explode(entries))
+        self.handed += [getattr(entry.body, "prediction_id", "") for entry in entries]
+        state = super().deliver(entries, state)
         if self.dies_after_writing:
             raise self.ProcessDiedError
+        return state
 
     @property
     def ids(self) -> list[str]:
-        from e2i_serving.record import PredictionFilter
-
+        """What it has, in order of time."""
         return [row["prediction_id"] for row in self.kept.predictions(PredictionFilter(), newest_first=False)]
 
 
@@ -237,16 +245,15 @@ class Instance:
         self.ledger = Ledger(data_dir)
         self.tidied = 0
 
-    def relay(self, *, batch_size: int = 10, linger: float | None = None, **destinations: Callable[..., Any]) -> Relay:
-        named = destinations or {AUDIT_STORE: self.store.take}
-        return Relay(
-            self.data_dir,
-            [Delivery(name, take, self.ledger, batch_size=batch_size) for name, take in named.items()],
-            self.ledger,
-            poll_seconds=0.01,
-            linger_seconds=linger,
-            housekeeping=self.tidy,
-        )
+    def relay(
+        self, *destinations: Destination, batch_size: int = 10, linger: float | None = None, **options: Any
+    ) -> Relay:
+        """A relay to the store, or to others."""
+        deliveries = [
+            Delivery(destination, self.ledger, batch_size=batch_size) for destination in destinations or (self.store,)
+        ]
+        arguments: dict[str, Any] = {"poll_seconds": 0.01, "linger_seconds": linger, "housekeeping": self.tidy}
+        return Relay(self.data_dir, deliveries, self.ledger, **arguments | options)
 
     def tidy(self) -> None:
         self.tidied += 1
@@ -292,5 +299,5 @@ def instance(tmp_path):
 @pytest.fixture
 def short_pauses(monkeypatch):
     """A destination that is down is asked again soon."""
-    monkeypatch.setattr(delivery_module, "FIRST_PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(delivery_module, "LONGEST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.05)

@@ -191,3 +191,33 @@ def test_a_store_that_can_not_be_is_a_problem(tmp_path, url):
     """A database that nothing here can write to is refused; one that is away now is not."""
     assert found(definition(tmp_path, audit_url=url))["audit-store"]
     assert found(definition(tmp_path, audit_url="postgresql://localhost:1/nobody"))["audit-store"] == []
+
+
+@pytest.mark.parametrize(
+    ("check", "arguments", "said"),
+    [
+        ("bounds", {"payload_bytes": 8 << 20}, "payload_bytes (8388608) is more than record_bytes (4194304)"),
+        ("bounds", {"journal_bytes": 8 << 20}, "journal_bytes (8388608) is less than 4 segments"),
+        ("encryption", {"encryption_key_file": "/nowhere/keys"}, "The key file /nowhere/keys can't be read"),
+        ("redaction", {"redaction_rules": [{"path": "inputs.age", "action": "hash"}]}, "redaction_key needs at least"),
+        (
+            "redaction",
+            {"redaction_destinations": {"audit-store": [{"path": "inputs.age", "action": "hash"}]}},
+            "For the destination audit-store: redaction_key needs",
+        ),
+    ],
+)
+def test_bounds_keys_and_rules_are_checked(tmp_path, check, arguments, said):
+    """What would fail in a worker or lose a payload is found before one runs."""
+    (problem,) = found(definition(tmp_path, **arguments))[check]
+    assert problem.startswith(f"[{check}] {said}")
+
+
+def test_a_retention_class_that_is_no_name_is_refused(tmp_path):
+    """A class's own retention class is held to the form of the setting's."""
+
+    class Kept:
+        retention_class = "Ten Years"
+
+    (problem,) = found(definition(tmp_path, Kept))["retention"]
+    assert "Kept.retention_class is 'Ten Years'" in problem

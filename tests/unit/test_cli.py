@@ -12,7 +12,6 @@ import sys
 import threading
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from typer.testing import CliRunner
 import e2i_serving
 from e2i_serving.cli import app
 from e2i_serving.record import Entry, Life, Matrix, ModelInfo, Outcome, PredictionRecord, Values
-from e2i_serving.relay.books import Book
 from e2i_serving.relay.explode import explode
 from e2i_serving.settings import Settings
 from e2i_serving.stores.engine import sqlite_url
@@ -229,39 +227,6 @@ def test_what_comes_from_outside_is_only_text(run):
 def test_a_url_names_a_store(run, data_dir):
     """``--url`` reads another store than the settings name."""
     assert len(listed(run("audit", "query", "--format", "json", "--url", sqlite_url(data_dir / "audit.db")))) == 4
-
-
-def test_books_that_balance(run, data_dir):
-    """A directory nobody served from yet has books, and they balance."""
-    result = run("audit", "books", "--data-dir", str(data_dir))
-    assert result.exit_code == 0
-    assert result.stdout.splitlines()[1].split() == ["audit-store", "0", "0", "0", "0", "0", "yes"]
-    assert json.loads(run("audit", "books", "--format", "json").stdout)["balanced"] is True
-
-
-def test_books_that_do_not_balance(run, monkeypatch):
-    """A record unaccounted for is exit code 1, and the line says which destination's."""
-    books = [
-        Book("audit-store", accepted=3, stored=2, pending=1),
-        Book("webhook", accepted=5, stored=1, dead_lettered=1),
-    ]
-    books[1].dropped.update(full=2)
-    stand_in = ModuleType("e2i_serving.relay.books")
-    monkeypatch.setattr(stand_in, "read_books", lambda _data_dir: books, raising=False)
-    monkeypatch.setitem(sys.modules, stand_in.__name__, stand_in)
-    result = run("audit", "books")
-    assert result.exit_code == 1
-    assert [line.split() for line in result.stdout.splitlines()[1:]] == [
-        ["audit-store", "3", "2", "1", "0", "0", "yes"],
-        ["webhook", "5", "1", "0", "1", "2", "full", "NO"],
-    ]
-
-
-def test_books_of_nothing(run):
-    """A data directory that is not there is a mistake, not balanced books."""
-    result = run("audit", "books", "--data-dir", "none")
-    assert result.exit_code == 2
-    assert "no data directory" in result.stderr
 
 
 def test_settings_say_where_they_came_from(run, data_dir, monkeypatch):

@@ -12,14 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from e2i_serving.record import (
+    AccessEvent,
     Column,
     Constant,
     Deployment,
     Entry,
+    Gap,
+    LateResult,
     Life,
     Matrix,
     ModelInfo,
     Outcome,
+    OutcomeEvent,
     PredictionRecord,
     RowBatch,
     StreamEnd,
@@ -27,6 +31,7 @@ from e2i_serving.record import (
 )
 from e2i_serving.record.rows import ITEM_OUTPUT_COLUMNS
 from e2i_serving.relay.explode import ENTITY_LENGTH, INCONSISTENT_COLUMNS, explode
+from e2i_serving.stores import tables
 
 LIFE = Life(
     life="life-1",
@@ -225,25 +230,97 @@ def test_items_without_columns_are_still_rows():
     assert [row["item_index"] for row in batch.items] == [0, 1, 2]
     assert set(batch.items[0]) == {
         *("prediction_id", "item_index", "time_ns", "model", "model_version", "entity", "inputs", "outputs"),
+        *("salt", "erased"),
         *ITEM_OUTPUT_COLUMNS,
     }
 
 
-def test_stream_ends_are_completions():
-    """The end of a stream carries what completes its start."""
-    batch = explode([Entry(LIFE, 1, StreamEnd("p1", 2.5, Outcome.CANCELLED, error_type="gone"))])
-    assert batch == RowBatch(
-        stream_ends=[
-            {
-                "prediction_id": "p1",
-                "duration": 2.5,
-                "outcome": "cancelled",
-                "response_bytes": None,
-                "error_type": "gone",
-                "error_message": None,
-            }
+def test_every_row_holds_every_column_of_its_table():
+    """A store binds rows as they are, and a hash covers the columns that are there."""
+    batch = explode(
+        [
+            Entry(LIFE, 1, PredictionRecord("p1", 5, 1, Outcome.OK, 200, items=2, entities={"c": Values(["a", "b"])})),
+            Entry(LIFE, 2, StreamEnd("p1", 2, Outcome.OK)),
+            Entry(LIFE, 3, LateResult("p1", 2, Outcome.OK)),
+            Entry(LIFE, 4, OutcomeEvent("o1", 9)),
+            Entry(LIFE, 5, AccessEvent("a1", 9)),
+            Entry(LIFE, 7, Gap(6, 7, 1, "damaged")),
         ]
     )
+    for name in ("predictions", "items", "entities", "events", "outcomes", "accesses", "gaps"):
+        rows = getattr(batch, name)
+        assert rows
+        for row in rows:
+            assert set(row) == set(tables.metadata.tables[name].columns.keys())
+
+
+def test_numbers_are_of_their_column_s_type():
+    """What a hash is made over reads back the same."""
+    batch = explode(
+        [
+            Entry(LIFE, 1, PredictionRecord("p1", 5, 1, Outcome.OK, 200, sampling_fraction=1)),
+            Entry(LIFE, 2, StreamEnd("p1", 2, Outcome.OK)),
+            Entry(LIFE, 3, OutcomeEvent("o1", 9, score=1)),
+        ]
+    )
+    (prediction,), (event,), (outcome,) = batch.predictions, batch.events, batch.outcomes
+    floats = (prediction["duration"], prediction["sampling_fraction"], event["duration"], outcome["score"])
+    assert [type(value) for value in floats] == [float] * 4
+
+
+def test_salts_are_of_each_row_alone():
+    """The same record gives the same salts, and no two rows share one."""
+    first, again = (exploded(items=3, salt=b"s" * 16, retention="standard") for _ in range(2))
+    (row,) = first.predictions
+    salts = [row["salt"][:32], row["salt"][32:], *(item["salt"] for item in first.items)]
+    assert first == again
+    assert len(set(salts)) == 5
+    assert {len(salt) for salt in salts} == {32}
+    assert (row["retention"], row["erased"], row["hash"]) == ("standard", None, None)
+
+
+def test_ends_and_late_results_are_events():
+    """How an answer ended, and what its thread came to, are rows beside the prediction's."""
+    batch = explode(
+        [
+            Entry(LIFE, 1, StreamEnd("p1", 2.5, Outcome.CANCELLED, error_type="gone", status=499)),
+            Entry(
+                LIFE, 2, LateResult("p2", 9.5, Outcome.OK, items=2, outputs={"score": Matrix.of(np.array([0.5, 1]))})
+            ),
+        ]
+    )
+    end, late = batch.events
+    assert (end["life"], end["sequence"], end["prediction_id"], end["kind"]) == ("life-1", 1, "p1", "end")
+    assert (end["duration"], end["outcome"], end["status"], end["error_type"]) == (2.5, "cancelled", 499, "gone")
+    assert (end["response_bytes"], end["error_message"], end["outputs"]) == (None, None, None)
+    assert (late["sequence"], late["prediction_id"], late["kind"], late["status"]) == (2, "p2", "late", None)
+    assert json.loads(late["outputs"]) == {"score": [0.5, 1.0]}
+
+
+def test_outcomes_accesses_and_gaps_are_rows():
+    """What is appended beside predictions keeps all it says."""
+    batch = explode(
+        [
+            Entry(LIFE, 1, OutcomeEvent("o1", 9, "p1", 3, value={"a": 1}, score=float("nan"), source="clinic")),
+            Entry(LIFE, 2, AccessEvent("a1", 9, "ann", "host", "cli", "audit query", {"model": "m"}, 7)),
+            Entry(LIFE, 5, Gap(3, 5, 2, "dead-lettered", b"\x01\x02")),
+        ]
+    )
+    (outcome,), (access,), (gap,) = batch.outcomes, batch.accesses, batch.gaps
+    assert (outcome["prediction_id"], outcome["item_index"], outcome["name"]) == ("p1", 3, "truth")
+    assert (outcome["value"], outcome["score"], outcome["source"]) == ('{"a":1}', None, "clinic")
+    assert (outcome["request_id"], outcome["observed_ns"]) == (None, None)
+    assert (access["principal"], access["conditions"], access["predictions"]) == ("ann", '{"model":"m"}', 7)
+    assert gap == {
+        "life": "life-1",
+        "first": 3,
+        "last": 5,
+        "records": 2,
+        "reason": "dead-lettered",
+        "digest": "0102",
+        "removal": None,
+        "hash": None,
+    }
 
 
 def test_entries_of_several_lives_keep_apart():

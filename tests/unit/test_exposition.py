@@ -7,19 +7,32 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from e2i_serving.observers.metrics import CONTENT_TYPE, FAMILIES, MetricType, render
+from e2i_serving.observers.metrics import CONTENT_TYPE, FAMILIES, OPENMETRICS_END, Family, MetricType, Totals, render
+from e2i_serving.observers.metrics.exemplars import Exemplar
+from e2i_serving.observers.metrics.exposition import bound_text
 from e2i_serving.observers.metrics.families import (
     DURATION,
-    DURATION_BUCKETS,
+    EFFECT,
     HTTP_REQUESTS,
     IN_PROGRESS,
+    LABELLED_DURATION,
+    LABELLED_PREDICTIONS,
     OBSERVED,
     PREDICTIONS,
 )
 
 FINITE = st.floats(0, 1e12)
+
+
+def totals(numbers: Any, *others: Family) -> Totals:
+    """Numbers as a collection gives them, of the table's families and of others."""
+    made = Totals()
+    made.families.update({family.name: family for family in (*FAMILIES, *others)})
+    made.update(numbers)
+    return made
 
 
 def parsed(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -33,19 +46,21 @@ def parsed(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 def test_nothing_renders_as_nothing():
     """Without numbers there are no families."""
-    assert render({}) == ""
+    assert render(Totals()) == ""
     assert CONTENT_TYPE.startswith("text/plain; version=0.0.4")
 
 
 def test_the_text_is_what_it_should_be():
     """Families stand in the table's order, each with help and type, series by their labels."""
     text = render(
-        {
-            (OBSERVED.name, ()): [3.0],
-            (HTTP_REQUESTS.name, ("/predict", "500")): [1.0],
-            (HTTP_REQUESTS.name, ("/predict", "200")): [2.5],
-            (IN_PROGRESS.name, ()): [0.0],
-        }
+        totals(
+            {
+                (OBSERVED.name, ()): [3.0],
+                (HTTP_REQUESTS.name, ("/predict", "500")): [1.0],
+                (HTTP_REQUESTS.name, ("/predict", "200")): [2.5],
+                (IN_PROGRESS.name, ()): [0.0],
+            }
+        )
     )
     assert text == (
         "# HELP e2i_predictions_in_progress Requests for predictions being served now.\n"
@@ -63,11 +78,11 @@ def test_the_text_is_what_it_should_be():
 
 def test_a_histogram_is_cumulative():
     """Each bucket counts all at or below its bound, +Inf counts all, and count and sum follow."""
-    values = [float(number) for number in range(len(DURATION_BUCKETS) + 1)]
-    found = parsed(render({(DURATION.name, ("m", "v", "total")): [*values, 12.5]}))
-    labels = {"model": "m", "version": "v", "phase": "total"}
+    values = [float(number) for number in range(len(DURATION.buckets) + 1)]
+    found = parsed(render(totals({(DURATION.name, ("m", "v")): [*values, 12.5]})))
+    labels = {"model": "m", "version": "v"}
     running = 0.0
-    for bound, count in zip([*(f"{bound:.12g}" for bound in DURATION_BUCKETS), "+Inf"], values, strict=True):
+    for bound, count in zip([*map(bound_text, DURATION.buckets), "+Inf"], values, strict=True):
         running += count
         assert found[f"{DURATION.name}_bucket", tuple(sorted({**labels, "le": bound}.items()))] == running
     assert found[f"{DURATION.name}_count", tuple(sorted(labels.items()))] == running
@@ -77,7 +92,7 @@ def test_a_histogram_is_cumulative():
 @given(st.tuples(st.text(), st.text()).filter(lambda labels: "\r" not in "".join(labels)), FINITE)
 def test_any_label_value_comes_back_as_it_was(labels, value):
     """Backslashes, quotes and line feeds are escaped, whatever a label holds."""
-    text = render({(HTTP_REQUESTS.name, labels): [value]})
+    text = render(totals({(HTTP_REQUESTS.name, labels): [value]}))
     assert text.count("\n") == 3
     found = parsed(text)
     key = (HTTP_REQUESTS.name, (("route", labels[0]), ("status", labels[1])))
@@ -95,7 +110,7 @@ def test_any_label_value_comes_back_as_it_was(labels, value):
 )
 def test_label_values_are_escaped(value, text):
     """Escaping is the format's own, once each."""
-    assert f'route="{text}",' in render({(HTTP_REQUESTS.name, (value, "200")): [1.0]})
+    assert f'route="{text}",' in render(totals({(HTTP_REQUESTS.name, (value, "200")): [1.0]}))
 
 
 @pytest.mark.parametrize(
@@ -104,7 +119,7 @@ def test_label_values_are_escaped(value, text):
 )
 def test_numbers_are_plain(value, text):
     """Whole numbers have no point, small ones no noise."""
-    assert render({(OBSERVED.name, ()): [value]}).splitlines()[-1] == f"e2i_audit_records_observed_total {text}"
+    assert render(totals({(OBSERVED.name, ()): [value]})).splitlines()[-1] == f"e2i_audit_records_observed_total {text}"
 
 
 def test_the_table_is_sound():
@@ -115,18 +130,78 @@ def test_the_table_is_sound():
         assert family.name.endswith("_total") == (family.kind is MetricType.COUNTER)
         assert family.summary.endswith(".")
         assert "\n" not in family.summary
-        assert bool(family.buckets) == (family.kind is MetricType.HISTOGRAM)
         if family.kind is MetricType.HISTOGRAM:
-            assert family.name.endswith("_seconds")
+            assert family.buckets or family is LABELLED_DURATION  # which has the objectives' bounds only
             assert list(family.buckets) == sorted(set(family.buckets))
             assert family.width == len(family.buckets) + 2
         else:
-            assert family.width == 1
+            assert (family.width, family.buckets) == (1, ())
     assert PREDICTIONS in FAMILIES
 
 
 def test_all_families_render_and_parse():
     """Whatever the table grows to, Prometheus' parser takes it."""
-    totals: Any = {(family.name, ("x",) * len(family.labels)): [1.0] * family.width for family in FAMILIES}
-    types = {family.name: family.type for family in text_string_to_metric_families(render(totals))}
+    numbers: Any = {(family.name, ("x",) * len(family.labels)): [1.0] * family.width for family in FAMILIES}
+    types = {family.name: family.type for family in text_string_to_metric_families(render(totals(numbers)))}
     assert types == {family.name.removesuffix("_total"): str(family.kind) for family in FAMILIES}
+
+
+def test_buckets_below_the_fastest_answer_have_no_lines():
+    """What is zero is left out, but for objectives' bounds and the one below; what repeats is not, for sums' sake."""
+    family = DURATION.bounded_by((0.0005, 0.25))
+    values = [0.0] * family.width
+    values[family.buckets.index(0.25)] = 3.0
+    text = render(totals({(DURATION.name, ("m", "v")): values}, family))
+    bounds = [
+        sample.labels["le"]
+        for each in text_string_to_metric_families(text)
+        for sample in each.samples
+        if "le" in sample.labels
+    ]
+    place = family.buckets.index(0.25)
+    above = [bound_text(bound) for bound in family.buckets[place - 1 :]]
+    assert bounds == ["0.0005", *above, "+Inf"]
+
+
+def test_openmetrics_is_what_its_own_parser_takes():
+    """Every family renders as OpenMetrics 1.0, with the same names of series and bounds as in the text format."""
+    numbers: Any = {(family.name, ("x",) * len(family.labels)): [1.0] * family.width for family in FAMILIES}
+    text = render(totals(numbers), openmetrics=True) + OPENMETRICS_END
+    found = {
+        sample.name + str(sorted(sample.labels.items()))
+        for family in openmetrics_families(text)
+        for sample in family.samples
+    }
+    plain = {
+        sample.name + str(sorted(sample.labels.items()))
+        for family in text_string_to_metric_families(render(totals(numbers)))
+        for sample in family.samples
+    }
+    assert found == plain
+
+
+def test_exemplars_stand_beside_their_buckets_in_openmetrics_only():
+    """A bucket's example names the trace and the prediction; the text format knows none."""
+    made = totals({(DURATION.name, ("m", "v")): [1.0] * DURATION.width})
+    made.exemplars[DURATION.name, ("m", "v")] = {3: Exemplar(0.00011, 1700000000.5, "a" * 32, "p-1")}
+    families = openmetrics_families(render(made, openmetrics=True) + OPENMETRICS_END)
+    (found,) = [sample for family in families for sample in family.samples if sample.exemplar]
+    assert found.labels["le"] == bound_text(DURATION.buckets[3])
+    assert found.exemplar.labels == {"trace_id": "a" * 32, "prediction_id": "p-1"}
+    assert (found.exemplar.value, float(found.exemplar.timestamp)) == (0.00011, 1700000000.5)
+    assert "trace_id" not in render(made)
+
+
+def test_declared_labels_are_labels_of_their_own_names():
+    """A series of a labelled family says its further labels by name."""
+    text = render(totals({(LABELLED_PREDICTIONS.name, ("m", "v", "ok", "brand", "a", "region", "n")): [2.0]}))
+    assert text.splitlines()[-1] == (
+        'e2i_labelled_predictions_total{model="m",version="v",outcome="ok",brand="a",region="n"} 2'
+    )
+
+
+def test_values_that_may_be_negative_have_no_sum():
+    """A sum to which negative values are added goes back, which no counter may."""
+    text = render(totals({(EFFECT.name, ("m", "v")): [1.0] * EFFECT.width}))
+    assert f'{EFFECT.name}_bucket{{model="m",version="v",le="+Inf"}}' in text
+    assert f"{EFFECT.name}_sum" not in text

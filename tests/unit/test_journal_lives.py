@@ -94,7 +94,7 @@ def test_the_first_frame_of_each_segment_says_whose_it_is(tmp_path, journal):
         parsed = parse(folder.segment(number).read_bytes(), SEGMENT_HEAD.size)
         assert parsed is not None
         assert parsed[0].decode() == journal.life()
-        assert parsed[0].sequence == 0
+        assert parsed[0].sequence == parsed[0].ordinal
         before.append(parsed[0].ordinal)
     assert before[0] == 0
     assert before == sorted(set(before))

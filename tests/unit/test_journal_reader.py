@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from e2i_serving.exceptions import FrameError
 from e2i_serving.journal import FrameKind, JournalReader, JournalWriter, LifeFolder, Position
 from e2i_serving.journal.frame import SEGMENT_HEAD, encode_into
-from e2i_serving.record import Outcome, StreamEnd
+from e2i_serving.record import Gap, Outcome, StreamEnd
 
 MIB = 1024 * 1024
 
@@ -158,7 +158,7 @@ def test_a_torn_tail_waits_while_its_writer_lives(tmp_path, two_frames, journal)
 
 
 def test_a_torn_tail_before_another_segment_is_passed(tmp_path, journal):
-    """A later segment shows that an earlier one is finished, torn or not, and the gap shows in the ordinal."""
+    """A later segment shows that an earlier one is finished, torn or not, and what is missing has its place."""
     with closing(journal.open_writer(tmp_path)) as writer:
         for number in range(40):
             writer.append(journal.record(number, 4000))
@@ -167,7 +167,11 @@ def test_a_torn_tail_before_another_segment_is_passed(tmp_path, journal):
     first = folder.segment(1).read_bytes()
     folder.segment(1).write_bytes(first[:-10])
     frames, reader = journal.read_all(folder)
-    assert len(frames) == len(in_first) - 1
+    assert len(frames) == len(in_first)
+    (gap,) = [frame.decode() for frame in frames if frame.kind == FrameKind.GAP]
+    assert isinstance(gap, Gap)
+    assert (gap.last - gap.first, gap.records, gap.reason) == (0, 1, "damaged")
+    assert [frame.sequence for frame in frames] == list(range(1, 41))
     assert reader.torn == 1
     assert reader.position.ordinal == 40
 

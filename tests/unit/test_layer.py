@@ -83,6 +83,7 @@ async def test_a_status_says_how_a_request_ended(rig, status, outcome, kind):
     async def app(scope: Any, receive: Any, send: Any) -> None:
         current = observation.get()
         assert current is not None
+        current.items = 1
         current.outputs = {"score": Matrix("<f8", (1,), bytes(8))}
         await rig.answering(status)(scope, receive, send)
 

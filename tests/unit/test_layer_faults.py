@@ -106,7 +106,7 @@ async def test_audit_that_fails_harms_no_prediction(make_rig):
 
 def break_journal(rig: Any) -> Callable[[], None]:
     """Let the journal's disk be full, until what is returned is called."""
-    writer = rig.worker._writer
+    writer = rig.worker._journaling.writer
     assert writer is not None
     whole = os.dup(writer._fd)
     full = os.open("/dev/full", os.O_RDWR)

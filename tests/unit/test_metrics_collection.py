@@ -16,7 +16,7 @@ from e2i_serving.observers.metrics.families import DURATION, HTTP_REQUESTS, IN_P
 
 REQUESTS = (HTTP_REQUESTS.name, ("/predict", "200"))
 GAUGE = (IN_PROGRESS.name, ())
-DURATIONS = (DURATION.name, ("m", "v", "total"))
+DURATIONS = (DURATION.name, ("m", "v"))
 
 
 def open_file(folder: Path, life: str | None = None, *, requests: int = 0) -> SeriesFile:
@@ -40,7 +40,7 @@ def test_files_are_summed(tmp_path):
     with closing(open_file(tmp_path, requests=3)) as first, closing(open_file(tmp_path, requests=4)) as second:
         second.series(HTTP_REQUESTS, "/other", "404").add()
         for file, value in ((first, 0.2), (second, 0.3), (second, 20.0)):
-            file.series(DURATION, "m", "v", "total").observe(value)
+            file.series(DURATION, "m", "v").observe(value)
         totals = collect(tmp_path)
     assert totals[REQUESTS] == [7.0]
     assert totals[GAUGE] == [2.0]
@@ -73,7 +73,7 @@ def test_folding_keeps_sums_exactly(tmp_path):
     expected = 0
     for number in range(12):
         with closing(open_file(tmp_path, requests=number)) as file:
-            series = file.series(DURATION, "m", "v", "total")
+            series = file.series(DURATION, "m", "v")
             for _ in range(50):
                 series.observe(source.randrange(1, 2**20) / 2**10)  # exact in binary, so that sums are too
             expected += 50

@@ -20,10 +20,10 @@ from e2i_serving.observers.metrics import FAMILIES, Family, MetricsObserver, Met
 from e2i_serving.observers.metrics import series as series_module
 from e2i_serving.observers.metrics.families import (
     DURATION,
-    DURATION_BUCKETS,
     HTTP_REQUESTS,
     IN_PROGRESS,
     OBSERVED,
+    PHASE_DURATION,
     PREDICTIONS,
 )
 from e2i_serving.observers.metrics.series import FILE_BYTES, HEAD_SIZE, OTHER, Sample, read_series
@@ -52,19 +52,19 @@ def test_what_is_counted_is_read_back_at_once(file):
     file.series(HTTP_REQUESTS, "/predict", "200").add(2)
     file.series(IN_PROGRESS).add(-1)
     file.series(OBSERVED).set(7)
-    durations = file.series(DURATION, "scorer", "v1", "total")
+    durations = file.series(DURATION, "scorer", "v1")
     durations.observe(0.0001)
-    durations.observe(0.00011)
+    durations.observe(0.000101)
     durations.observe(100.0)
     found = samples(file)
     assert found["e2i_http_requests_total", ("/predict", "200")] == (3.0,)
     assert found["e2i_predictions_in_progress", ()] == (-1.0,)
     assert found["e2i_audit_records_observed_total", ()] == (7.0,)
-    values = found["e2i_prediction_duration_seconds", ("scorer", "v1", "total")]
-    assert len(values) == DURATION.width == len(DURATION_BUCKETS) + 2
-    assert (values[0], values[1], values[-2]) == (1.0, 1.0, 1.0)
+    values = found["e2i_prediction_duration_seconds", ("scorer", "v1")]
+    assert len(values) == DURATION.width == len(DURATION.buckets) + 2
+    assert (values[1], values[2], values[-2]) == (1.0, 1.0, 1.0)
     assert sum(values[:-1]) == 3
-    assert values[-1] == pytest.approx(100.00021)
+    assert values[-1] == pytest.approx(100.000201)
 
 
 @given(st.lists(st.floats(0, 1000), max_size=50))
@@ -72,11 +72,11 @@ def test_what_is_counted_is_read_back_at_once(file):
 def test_a_histogram_puts_each_value_in_its_bucket(tmp_path_factory, values):
     """A bucket holds what is at or below its bound and above the one before."""
     with closing(SeriesFile(tmp_path_factory.mktemp("metrics"), "life-1")) as file:
-        series = file.series(DURATION, "m", "v", "total")
+        series = file.series(DURATION, "m", "v")
         for value in values:
             series.observe(value)
         (found,) = samples(file).values()
-    bounds = [-1.0, *DURATION_BUCKETS, float("inf")]
+    bounds = [-1.0, *DURATION.buckets, float("inf")]
     for index in range(len(bounds) - 1):
         assert found[index] == sum(bounds[index] < value <= bounds[index + 1] for value in values)
     assert found[-1] == pytest.approx(sum(values))
@@ -259,21 +259,10 @@ def test_an_observer_counts_requests_items_and_phases(file):
     assert found["e2i_prediction_items_total", ok] == (4.0,)
     assert found["e2i_predictions_total", invalid] == (1.0,)
     assert found["e2i_prediction_items_total", invalid] == (0.0,)
-    sums = {labels[2]: values[-1] for (name, labels), values in found.items() if name == DURATION.name}
-    assert sums == pytest.approx({"total": 0.75, "decode": 0.001, "predict": 0.2})
+    sums = {labels[2]: values[-1] for (name, labels), values in found.items() if name == PHASE_DURATION.name}
+    assert sums == pytest.approx({"decode": 0.001, "predict": 0.2})
+    assert found[DURATION.name, ("scorer", "v1")][-1] == pytest.approx(0.75)
     assert found["e2i_service_info", ("credit", "", "", "scorer", "v1", "classification", "1.0")] == (1.0,)
-
-
-def test_an_observer_counts_what_was_journaled(file):
-    """Observed is accepted and not journaled together."""
-    observer = MetricsObserver(file, LIFE)
-    for reason in (None, None, "disk-full", "disk-full", "read-only"):
-        observer.journaled(reason)
-    found = samples(file)
-    assert found["e2i_audit_records_observed_total", ()] == (5.0,)
-    assert found["e2i_audit_records_accepted_total", ()] == (2.0,)
-    assert found["e2i_audit_records_unjournaled_total", ("disk-full",)] == (2.0,)
-    assert found["e2i_audit_records_unjournaled_total", ("read-only",)] == (1.0,)
 
 
 def test_an_observer_takes_over_counts_of_failures(file):

@@ -330,3 +330,15 @@ def test_default_data_directories_are_found_newest_first(tmp_path, monkeypatch):
         made.insert(0, folder)
     (tmp_path / "e2i" / "d" / "one").mkdir(parents=True)
     assert default_data_dirs() == made
+
+
+def test_a_secret_reaches_the_relay_and_nobody_else(resolve):
+    """A child process is given it in clear; what is printed, logged or refused never shows it."""
+    secret = "not for anyone's eyes"
+    settings = resolve({"redaction_key": secret}).settings
+    assert environment_of(settings)["E2I_SERVING_REDACTION_KEY"] == secret
+    assert load_settings(environ=environment_of(settings)).settings.redaction_key == settings.redaction_key
+    assert secret not in repr(settings)
+    assert secret not in settings.model_dump_json()
+    assert secret not in str(refusal(resolve, {"redaction_key": [secret]}))
+    assert secret not in str(refusal(resolve, {"redaction_key": secret, "relay_batch_size": 0}))

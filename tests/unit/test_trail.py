@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 import sys
 import time
@@ -10,12 +11,26 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from e2i_serving.encryption import cipher_of
 from e2i_serving.exceptions import ConfigurationError, QueryError, StoreError
-from e2i_serving.record import Entry, Life, Matrix, ModelInfo, Outcome, PredictionFilter, PredictionRecord
+from e2i_serving.record import (
+    Entry,
+    LateResult,
+    Life,
+    Matrix,
+    ModelInfo,
+    Outcome,
+    OutcomeEvent,
+    PredictionFilter,
+    PredictionRecord,
+    Values,
+)
 from e2i_serving.relay.explode import explode
+from e2i_serving.relay.payloads import LargePayloads, payload_path
 from e2i_serving.runtime.trail import AuditTrail, find_data_dir, prediction_filter, time_ns_of
 from e2i_serving.settings import load_settings
 from e2i_serving.stores.engine import sqlite_url
@@ -165,6 +180,67 @@ def test_find_lists_all_that_an_id_may_mean(trail):
     assert [row["prediction_id"] for row in trail.find(TRACE.upper())] == ["p2", "p1"]
     assert [row["prediction_id"] for row in trail.find("p1")] == ["p4", "p1"]
     assert trail.find("nowhere") == []
+
+
+def test_get_and_find_tell_what_came_after_the_answer(trail):
+    """A late result stands beside the record; a list of predictions does not ask for it."""
+    late = LateResult("p1", duration=7.5, outcome=Outcome.OK, items=2, outputs={"score": Values([0.1, 0.2])})
+    trail._source.write(explode([Entry(LIFE, 9, late)]))
+    row = trail.get("p1")
+    assert row is not None
+    assert [(event["kind"], event["duration"], event["outcome"]) for event in row["events"]] == [("late", 7.5, "ok")]
+    assert [len(found["events"]) for found in trail.find(TRACE)] == [0, 1]
+    assert "events" not in next(iter(trail.query()))
+
+
+def test_outcomes_come_when_they_are_asked_for(trail):
+    """A row has every version of its outcomes, the first recorded first; without asking, none."""
+    for sequence, value in enumerate(["first", "second"], start=20):
+        event = OutcomeEvent(f"o{sequence}", sequence, prediction_id="p3", item_index=0, value=value)
+        trail._source.write(explode([Entry(LIFE, sequence, event)]))
+    rows = trail.query(outcomes=True).rows()
+    assert [[outcome["value"] for outcome in row["outcomes"]] for row in rows] == [[], ["first", "second"], [], []]
+    assert "outcomes" not in next(iter(trail.query()))
+    assert [row["value"] for row in trail.outcomes(limit=1)] == ["second"]
+    assert trail.outcomes(prediction_id="p1") == trail.outcomes(name="quality") == []
+    with pytest.raises(QueryError, match="Did you mean 'source'"):
+        trail.outcomes(sauce="x")
+
+
+@pytest.mark.parametrize("is_encrypted", [False, True])
+def test_a_payload_in_a_file_is_read_with_its_items(tmp_path, monkeypatch, caplog, is_encrypted):
+    """What was too large for the store comes back into the rows; when its file is gone or altered, the rest does."""
+    if is_encrypted:
+        key_file = tmp_path / "keys"
+        key_file.write_text(f"1 {base64.b64encode(bytes(32)).decode()}\n")
+        key_file.chmod(0o600)
+        monkeypatch.setenv("E2I_SERVING_ENCRYPTION_KEY_FILE", str(key_file))
+    cipher = cipher_of(load_settings().settings)
+    outputs = {"score": Values([0.5, 0.75]), "reason": Values(["r0", "r1"])}
+    large = msgspec.structs.replace(entry(1, outputs=outputs, attributes={"deep": [1]}), size=2**20)
+    taken, digest = LargePayloads(tmp_path, 1024, "file", cipher).take_out(large)
+    batch = explode([taken])
+    batch.predictions[0]["payload_digest"] = digest
+    with closing(SqlAuditStore(sqlite_url(tmp_path / "audit.db"))) as store:
+        store.write(batch)
+    with AuditTrail.open(tmp_path) as trail:
+        row = trail.get("p1")
+        assert row is not None
+        assert row["attributes"] == {"deep": [1]}
+        assert [item["inputs"] for item in row["item_rows"]] == [{"age": 1.0}, {"age": 2.0}]
+        assert [(item["score"], item["outputs"]) for item in row["item_rows"]] == [
+            (0.5, {"reason": "r0"}),
+            (0.75, {"reason": "r1"}),
+        ]
+        path = payload_path(tmp_path, digest)
+        path.write_bytes(path.read_bytes()[:-1] + b"?")
+        with caplog.at_level("WARNING"):
+            altered = [trail.get("p1"), trail.get("p1")][0]
+        assert altered is not None
+        assert [item["inputs"] for item in altered["item_rows"]] == [None, None]
+        assert len([record for record in caplog.records if "payloads" in record.message]) == 1
+        path.unlink()
+        assert trail.get("p1") == altered
 
 
 def test_latency_is_exact():

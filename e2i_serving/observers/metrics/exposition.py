@@ -1,58 +1,100 @@
-"""Prometheus' text format, version 0.0.4."""
+"""Prometheus' text format, version 0.0.4, and OpenMetrics 1.0."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator, Mapping
+
 from e2i_serving.observers.metrics.collection import Totals
+from e2i_serving.observers.metrics.exemplars import Exemplar
 from e2i_serving.observers.metrics.families import FAMILIES, Family, MetricType
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+OPENMETRICS_CONTENT_TYPE = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+OPENMETRICS_END = "# EOF\n"
+
+_ORDER = {family.name: place for place, family in enumerate(FAMILIES)}
+_SPECIAL = re.compile(r'[\\"\n]')
+_ESCAPED = {"\\": r"\\", "\n": r"\n", '"': r"\""}
+_NO_EXEMPLARS: Mapping[int, Exemplar] = {}
 
 
-def render(totals: Totals) -> str:
-    """Write totals as text; families in the table's order, series sorted by their labels."""
-    by_family: dict[str, list[tuple[tuple[str, ...], list[float]]]] = {}
-    for (name, labels), values in totals.items():
-        by_family.setdefault(name, []).append((labels, values))
+def render(totals: Totals, *, openmetrics: bool = False) -> str:
+    """Write totals as text; families in the table's order, series sorted by their labels.
+
+    Args:
+        totals: What to write.
+        openmetrics: As OpenMetrics, with exemplars and without the line that ends it.
+    """
+    by_family: dict[str, list[tuple[str, ...]]] = {}
+    for name, labels in totals:
+        by_family.setdefault(name, []).append(labels)
     lines: list[str] = []
-    for family in FAMILIES:
-        # Series that another release counted with other labels or buckets can't be shown with this one's.
-        samples = [
-            (labels, values)
-            for labels, values in by_family.get(family.name, ())
-            if len(labels) == len(family.labels) and len(values) == family.width
-        ]
-        if samples:
-            lines.append(f"# HELP {family.name} {family.summary}")
-            lines.append(f"# TYPE {family.name} {family.kind}")
-            for labels, values in sorted(samples):
-                if family.kind is MetricType.HISTOGRAM:
-                    lines.extend(_histogram(family, labels, values))
-                else:
-                    lines.append(f"{family.name}{_labels(family.labels, labels)} {_number(values[0])}")
+    for name in sorted(by_family, key=lambda name: (_ORDER.get(name, len(_ORDER)), name)):
+        family = totals.families[name]
+        series = sorted(labels for labels in by_family[name] if family.fits(labels))
+        if not series:
+            continue
+        # OpenMetrics names a counter without its suffix, the text format with it.
+        title = name.removesuffix("_total") if openmetrics and family.kind is MetricType.COUNTER else name
+        lines.append(f"# HELP {title} {_escape(family.summary)}")
+        lines.append(f"# TYPE {title} {family.kind}")
+        for labels in series:
+            values = totals[name, labels]
+            written = _written(family, labels)
+            if family.kind is MetricType.HISTOGRAM:
+                exemplars = totals.exemplars.get((name, labels), _NO_EXEMPLARS) if openmetrics else _NO_EXEMPLARS
+                lines.extend(_histogram(family, written, values, exemplars))
+            else:
+                lines.append(f"{name}{{{written}}} {_number(values[0])}" if written else f"{name} {_number(values[0])}")
     lines.append("")
     return "\n".join(lines)
 
 
-def _histogram(family: Family, labels: tuple[str, ...], values: list[float]) -> list[str]:
-    names = (*family.labels, "le")
-    lines: list[str] = []
+def bound_text(bound: float) -> str:
+    """A bucket's bound as both formats write it, so that a scraper finds the same series in either."""
+    text = f"{bound:.12g}"
+    return text if "." in text or "e" in text else f"{text}.0"
+
+
+def _histogram(family: Family, labels: str, values: list[float], exemplars: Mapping[int, Exemplar]) -> Iterator[str]:
+    name = family.name
+    start = f'{name}_bucket{{{labels},le="' if labels else f'{name}_bucket{{le="'
+    always = frozenset(family.kept)
+    # What would be zero can be left out without changing a sum over replicas; what stays the same could not. One zero
+    # stays, because a percentile in the bucket above begins there.
+    first = 0
+    if family.sparse:
+        first = next((index for index, count in enumerate(values[:-1]) if count), len(values) - 1) - 1
     cumulative = 0.0
-    for bound, count in zip((*family.buckets, float("inf")), values, strict=False):
-        cumulative += count
-        lines.append(f"{family.name}_bucket{_labels(names, (*labels, _number(bound)))} {_number(cumulative)}")
-    lines.append(f"{family.name}_sum{_labels(family.labels, labels)} {_number(values[-1])}")
-    lines.append(f"{family.name}_count{_labels(family.labels, labels)} {_number(cumulative)}")
-    return lines
+    for index, bound in enumerate(family.buckets):
+        cumulative += values[index]
+        if index >= first or bound in always:
+            line = f'{start}{bound_text(bound)}"}} {_number(cumulative)}'
+            yield f"{line}{_example(exemplars[index])}" if index in exemplars else line
+    cumulative += values[-2]
+    last = len(family.buckets)
+    yield f'{start}+Inf"}} {_number(cumulative)}{_example(exemplars[last]) if last in exemplars else ""}'
+    braced = f"{{{labels}}}" if labels else ""
+    # A sum to which negative values were added is no counter; and OpenMetrics has no count without a sum.
+    if not family.buckets or family.buckets[0] >= 0:
+        yield f"{name}_sum{braced} {_number(values[-1])}"
+        yield f"{name}_count{braced} {_number(cumulative)}"
 
 
-def _labels(names: tuple[str, ...], values: tuple[str, ...]) -> str:
-    if not names:
-        return ""
-    return "{" + ",".join(f'{name}="{_escape(value)}"' for name, value in zip(names, values, strict=True)) + "}"
+def _example(exemplar: Exemplar) -> str:
+    ids = f'trace_id="{_escape(exemplar.trace_id)}",prediction_id="{_escape(exemplar.prediction_id)}"'
+    return f" # {{{ids}}} {exemplar.value:.9g} {exemplar.time:.3f}"
+
+
+def _written(family: Family, values: tuple[str, ...]) -> str:
+    fixed = len(family.labels)
+    pairs = [*zip(family.labels, values, strict=False), *zip(values[fixed::2], values[fixed + 1 :: 2], strict=True)]
+    return ",".join(f'{name}="{_escape(value)}"' for name, value in pairs)
 
 
 def _escape(value: str) -> str:
-    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+    return _SPECIAL.sub(lambda found: _ESCAPED[found[0]], value)
 
 
 def _number(value: float) -> str:

@@ -24,6 +24,8 @@ class ProbeBase(e2i_serving.ClassificationService):
         match request.attributes.get("do"):
             case "fail":
                 raise RuntimeError("the model broke")
+            case "raise":
+                raise RuntimeError(f"no model for {request.attributes['what']}")
             case "missing":
                 raise bentoml.exceptions.NotFound("no such patient")
             case "sleep":

@@ -1,0 +1,107 @@
+"""``e2i-serving audit dead-letters``: what a destination refused for good, and what to do about it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated
+
+import typer
+
+from e2i_serving.cli.books import DataDir
+from e2i_serving.cli.printing import TableOrJson, iso_time, print_error, print_json_lines, show, table, text
+from e2i_serving.exceptions import ConfigurationError
+
+dead_letters_app = typer.Typer(
+    name="dead-letters",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="See what a destination refused for good, and have it delivered again.",
+)
+
+
+@dead_letters_app.command("list")
+def list_dead_letters(
+    data_dir: DataDir = None,
+    output: Annotated[
+        TableOrJson, typer.Option("--format", help="json prints one object a letter.")
+    ] = TableOrJson.TABLE,
+) -> None:
+    """List what destinations refused for good, the oldest first.
+
+    \b
+    Examples:
+      e2i-serving audit dead-letters list
+      e2i-serving audit dead-letters list --data-dir /var/lib/e2i --format json
+    """  # noqa: D301  # \b is click's mark for lines that stay as they are
+    from e2i_serving.journal import FrameKind  # noqa: PLC0415  # keeps --help fast
+    from e2i_serving.relay import Ledger  # noqa: PLC0415  # likewise
+    from e2i_serving.runtime.places import settings_beside  # noqa: PLC0415  # likewise
+
+    with closing(Ledger(settings_beside(data_dir)[1], read_only=True)) as ledger:
+        letters = ledger.dead_letters.list()
+    if output is TableOrJson.JSON:
+        print_json_lines(
+            {
+                "id": letter.id,
+                "destination": letter.destination,
+                "life": letter.life,
+                "sequence": letter.sequence,
+                "kind": FrameKind(letter.kind).name.lower(),
+                "reason": letter.reason,
+                "message": letter.message,
+                "time": iso_time(letter.time_ns),
+                "bytes": len(letter.payload),
+                "requested": letter.requested,
+            }
+            for letter in letters
+        )
+        return
+    rows = table("ID", "DESTINATION", "TIME", "KIND", "LIFE", "SEQUENCE", "BYTES", "RETRY", "MESSAGE")
+    for letter in letters:
+        kind = FrameKind(letter.kind).name.lower()
+        place = (letter.life, letter.sequence, len(letter.payload), "asked for" if letter.requested else "")
+        cells = (letter.id, letter.destination, iso_time(letter.time_ns), kind, *place, letter.message)
+        rows.add_row(*map(text, cells))
+    show(rows)
+
+
+@dead_letters_app.command("retry")
+def retry_dead_letters(
+    *,
+    data_dir: DataDir = None,
+    number: Annotated[
+        list[int] | None, typer.Option("--id", help="The letter's id. May be repeated.", show_default=False)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+) -> None:
+    """Have dead letters delivered again, once what was wrong at the destination is mended.
+
+    A relay that runs takes them up within seconds; when none runs, this command delivers them itself. Exits with 1
+    when one was refused again.
+
+    \b
+    Examples:
+      e2i-serving audit dead-letters retry --id 7
+      e2i-serving audit dead-letters retry --all
+    """  # noqa: D301  # \b is click's mark for lines that stay as they are
+    from e2i_serving.relay import Ledger, RelayLock  # noqa: PLC0415  # keeps --help fast
+    from e2i_serving.runtime.places import settings_beside  # noqa: PLC0415  # likewise
+    from e2i_serving.runtime.relay_process import run_relay  # noqa: PLC0415  # likewise
+
+    if bool(number) == everything:
+        raise ConfigurationError("Say which: --id, once or more, or --all.")
+    settings, folder = settings_beside(data_dir)
+    with closing(Ledger(folder)) as ledger:
+        known = {letter.id for letter in ledger.dead_letters.list()}
+        if unknown := sorted(set(number or ()) - known):
+            raise ConfigurationError(f"There is no dead letter {', '.join(map(str, unknown))}.")
+        asked = set(number or known)
+        ledger.dead_letters.request(sorted(asked))
+        if RelayLock(folder).holder() is not None or not run_relay(settings, folder, once=True):
+            show(text(f"{len(asked)} asked for. The relay that runs delivers them within seconds."))
+            return
+        refused = asked & {letter.id for letter in ledger.dead_letters.list()}
+    show(text(f"{len(asked) - len(refused)} delivered."))
+    if refused:
+        print_error(f"Refused again: {', '.join(map(str, sorted(refused)))}. Their messages say why.")
+        raise typer.Exit(1)

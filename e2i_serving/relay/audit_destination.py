@@ -1,0 +1,176 @@
+"""The audit store as a destination: rows, sealed into the chain of their life."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+import msgspec
+
+from e2i_serving.evidence import entry_digest, seal
+from e2i_serving.exceptions import E2IServingError, RefusedError
+from e2i_serving.record import (
+    AccessEvent,
+    Body,
+    Entry,
+    Gap,
+    LateResult,
+    ModelInfo,
+    OutcomeEvent,
+    PredictionRecord,
+    RowBatch,
+    StreamEnd,
+)
+from e2i_serving.redaction import Redactor
+from e2i_serving.relay.explode import explode
+from e2i_serving.relay.payloads import LargePayloads
+from e2i_serving.typing import AuditStore
+
+AUDIT_STORE: Final = "audit-store"
+"""Name of the destination that every instance has."""
+
+
+class ChainObserver(Protocol):
+    """Learns how far the chains have come, in the thread that delivers; ``evidence.Checkpointer`` is one."""
+
+    def begin(self, life: str) -> None:
+        """A life's first batch is about to be stored."""
+
+    def advanced(self, life: str, sequence: int, link: bytes, records: int) -> None:
+        """A batch was stored."""
+
+    def closed(self, life: str) -> None:
+        """A life is over and all of it is stored."""
+
+    def tick(self) -> None:
+        """Do what is due by time."""
+
+    def close(self) -> None:
+        """Do what must not be left undone."""
+
+
+class AuditDestination:
+    """Delivers to an audit store. Its state is the link of a life's chain.
+
+    Args:
+        store: The store.
+        redactor_for: Makes the redactor of what a model's life journaled, if this destination has rules of its own.
+        payloads: Takes out payloads that are too large; ``None`` to keep all.
+        checkpoints: Learns how far the chains have come.
+
+    Attributes:
+        store: The store.
+    """
+
+    name = AUDIT_STORE
+
+    def __init__(
+        self,
+        store: AuditStore,
+        *,
+        redactor_for: Callable[[ModelInfo], Redactor | None] | None = None,
+        payloads: LargePayloads | None = None,
+        checkpoints: ChainObserver | None = None,
+    ) -> None:
+        self.store = store
+        self._redactor_for = redactor_for
+        self._payloads = payloads
+        self._checkpoints = checkpoints
+        self._redactors: dict[str, Redactor | None] = {}
+
+    def deliver(self, entries: Sequence[Entry], state: bytes) -> bytes:
+        """Store entries of one life; see ``Destination.deliver``."""
+        life = entries[0].life.life
+        batch = self._rows(entries, keep=True)
+        link = seal(batch, life, state)
+        if self._checkpoints is not None and not state:
+            self._checkpoints.begin(life)
+        self.store.write(batch)
+        if self._checkpoints is not None:
+            self._checkpoints.advanced(life, entries[-1].sequence, link, len(batch.predictions))
+        return link
+
+    def digest(self, entry: Entry) -> bytes:
+        """The digest that an entry has in the chain; empty when no row can be made of it."""
+        try:
+            return entry_digest(self._rows([entry], keep=False))
+        except E2IServingError:
+            return b""
+
+    def redeliver(self, entry: Entry, state: bytes, digest: bytes) -> None:
+        """Store an entry behind the gap that has its place; see ``Destination.redeliver``."""
+        batch = self._rows([entry], keep=True)
+        if entry_digest(batch) == digest:
+            # Otherwise it is another row than the one the chain knows of, and must not pass for it.
+            for row in (*batch.predictions, *batch.events, *batch.outcomes, *batch.accesses):
+                row["hash"] = state.hex()
+        self.store.write(batch)
+
+    def closed(self, life: str) -> None:
+        """Let the life's chain be closed."""
+        self._redactors.pop(life, None)
+        if self._checkpoints is not None:
+            self._checkpoints.closed(life)
+
+    def tick(self) -> None:
+        """Write a checkpoint if one is due."""
+        if self._checkpoints is not None:
+            self._checkpoints.tick()
+
+    def close(self) -> None:
+        """Write the last checkpoint and give back the store."""
+        try:
+            if self._checkpoints is not None:
+                self._checkpoints.close()
+        finally:
+            self.store.close()
+
+    def _rows(self, entries: Sequence[Entry], *, keep: bool) -> RowBatch:
+        """The rows of entries, with their large payloads written to files if they are to be kept."""
+        digests: dict[str, str] = {}
+        try:
+            entries = self._redacted(entries)
+            if self._payloads is not None:
+                small: list[Entry] = []
+                for entry in entries:
+                    taken, digest = self._payloads.take_out(entry, keep=keep)
+                    small.append(taken)
+                    if digest and isinstance(taken.body, PredictionRecord):
+                        digests[taken.body.prediction_id] = digest
+                entries = small
+            batch = explode(entries)
+        except (E2IServingError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            # The same record would raise the same again: it must not hold up the others for ever.
+            raise RefusedError(f"No rows can be made of it: {type(error).__name__}") from error
+        if digests:
+            for row in batch.predictions:
+                row["payload_digest"] = digests.get(row["prediction_id"])
+        return batch
+
+    def _redacted(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        if self._redactor_for is None:
+            return entries
+        life = entries[0].life
+        if life.life not in self._redactors:
+            self._redactors[life.life] = self._redactor_for(life.model)
+        redactor = self._redactors[life.life]
+        if redactor is None:
+            return entries
+        return [msgspec.structs.replace(entry, body=_redact(redactor, entry)) for entry in entries]
+
+
+def _redact(redactor: Redactor, entry: Entry) -> Body | Gap:
+    body = entry.body
+    if isinstance(body, PredictionRecord):
+        return redactor.record(body)
+    if isinstance(body, StreamEnd):
+        return redactor.stream_end(body)
+    if isinstance(body, LateResult):
+        return redactor.late_result(body)
+    if isinstance(body, OutcomeEvent):
+        return redactor.outcome(body)
+    if isinstance(body, AccessEvent):
+        return redactor.access(body)
+    return body

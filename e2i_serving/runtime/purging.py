@@ -1,0 +1,268 @@
+"""Purges what is older than it is to be kept, and leaves a signed gap in its place."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import uuid_utils
+
+from e2i_serving.evidence.commitments import gaps_digest
+from e2i_serving.evidence.entities import entity_keys
+from e2i_serving.evidence.history import REMOVAL
+from e2i_serving.evidence.log import EvidenceLog, Removal
+from e2i_serving.evidence.verification import DEAD_LETTERED
+from e2i_serving.exceptions import ConfigurationError
+from e2i_serving.runtime import traces
+from e2i_serving.runtime.accesses import user_name
+from e2i_serving.runtime.holds import condition_of
+from e2i_serving.settings import Settings
+from e2i_serving.stores.maintenance import SqlMaintenance, StoreChange
+
+BATCH: Final = 2000
+"""Most predictions a transaction."""
+
+ACCESSES: Final = "accesses"
+"""The class of those who looked at the trail."""
+
+PURGED: Final = "purged"
+
+_AGE: Final = re.compile(r"(\d{1,6})\s*([smhdwy])")
+_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+
+
+@dataclass(slots=True)
+class Purge:
+    """What was purged, or would be.
+
+    Attributes:
+        rows: How many rows of each table.
+        held: How many predictions were left because of a hold.
+        payload_files: How many payload files were removed.
+        purge_ids: The ids of the signed entries.
+    """
+
+    rows: Counter[str] = field(default_factory=Counter)
+    held: int = 0
+    payload_files: int = 0
+    purge_ids: list[str] = field(default_factory=list)
+
+
+class _Row(NamedTuple):
+    """A row of a chain that goes."""
+
+    life: str
+    sequence: int
+    hash: str | None
+    is_prediction: bool
+
+
+def age_seconds(text: str) -> int:
+    """An age such as ``400d`` in seconds.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    matched = _AGE.fullmatch(text.strip())
+    if matched is None:
+        raise ConfigurationError(f"{text!r} is no age: write a number and s, m, h, d, w or y, such as 400d.")
+    return int(matched[1]) * _SECONDS[matched[2]]
+
+
+def cutoffs(settings: Settings, older_than: str | None, retention_class: str | None) -> dict[str | None, int]:
+    """Until when what is purged, by class; ``None`` for every class.
+
+    Args:
+        settings: Their ``retention`` says it where no age is given.
+        older_than: An age for all, or for the class.
+        retention_class: Only this class.
+
+    Raises:
+        ConfigurationError: An age is none, or nothing says how long to keep the class.
+    """
+    now = time.time_ns()
+    if older_than is not None:
+        return {retention_class: now - age_seconds(older_than) * 10**9}
+    kept = settings.retention
+    if retention_class is not None:
+        if retention_class not in kept:
+            raise ConfigurationError(
+                f"Nothing says how long the class {retention_class!r} is kept: give --older-than, or set retention."
+            )
+        kept = {retention_class: kept[retention_class]}
+    if not kept:
+        raise ConfigurationError("Nothing says how long anything is kept: give --older-than, or set retention.")
+    return {name: now - age_seconds(age) * 10**9 for name, age in kept.items()}
+
+
+def purge(
+    settings: Settings,
+    data_dir: Path,
+    store: SqlMaintenance,
+    log: EvidenceLog | None,
+    until: Mapping[str | None, int],
+) -> Purge:
+    """Purge a store, some predictions a transaction.
+
+    Args:
+        settings: The settings; their retention class is that of rows that name none.
+        data_dir: Whose payload files go, as far as no row refers to them.
+        store: The store.
+        log: Where each transaction is signed before it is committed; ``None`` to count only.
+        until: As ``cutoffs`` gives it.
+
+    Raises:
+        StoreError: The store refused; what was purged before stays so.
+        EvidenceError: The signed entry can't be written.
+    """
+    done = Purge()
+    work = _Purging(done, log)
+    for name, before_ns in until.items():
+        if name != ACCESSES:
+            where, parameters = _expired(name, before_ns, settings.retention_class)
+            work.predictions(store, where, parameters, _described(name, before_ns))
+        if name in (None, ACCESSES):
+            work.others(store, before_ns, _described(ACCESSES, before_ns))
+    if log is not None:
+        with store.transaction() as change:
+            done.payload_files = traces.remove_files(traces.unreferred_payloads(data_dir, change, work.payloads))
+    return done
+
+
+class _Purging:
+    """Purges batch after batch.
+
+    Attributes:
+        payloads: Digests of payload files that rows no longer refer to.
+    """
+
+    def __init__(self, done: Purge, log: EvidenceLog | None) -> None:
+        self.payloads: list[str] = []
+        self._done = done
+        self._log = log
+
+    def predictions(self, store: SqlMaintenance, where: str, parameters: Sequence[Any], what: str) -> None:
+        """Purge predictions that meet a condition, with all that is about them, unless a hold covers them."""
+        with store.transaction() as change:
+            held, held_parameters = _held(change)
+            counted = f"SELECT count(*) FROM predictions WHERE {where}"  # noqa: S608  # built here
+            self._done.held += change.all(f"{counted} AND {held}", (*parameters, *held_parameters))[0][0]
+            free, free_parameters = f"{where} AND NOT {held}", (*parameters, *held_parameters)
+            if self._log is None:
+                self._done.rows["predictions"] += change.all(
+                    f"SELECT count(*) FROM predictions WHERE {free}",  # noqa: S608  # likewise
+                    free_parameters,
+                )[0][0]
+                return
+        chosen = (
+            "SELECT prediction_id, life, sequence, hash, payload_digest FROM predictions "  # noqa: S608  # likewise
+            f"WHERE {free} ORDER BY time_ns, prediction_id LIMIT {BATCH}"
+        )
+        while self._batch(store, chosen, free_parameters, what):
+            pass
+
+    def _batch(self, store: SqlMaintenance, chosen: str, parameters: Sequence[Any], what: str) -> bool:
+        with store.transaction() as change:
+            found = change.all(chosen, parameters)
+            ids = [row[0] for row in found]
+            rows = [_Row(life, sequence, link, is_prediction=True) for _, life, sequence, link, _ in found]
+            counts = Counter({"predictions": len(ids)})
+            for table in ("events", "outcomes"):
+                about = change.rows(table, ("life", "sequence", "hash"), "prediction_id", ids)
+                rows += [_Row(life, sequence, link, is_prediction=False) for life, sequence, link in about]
+            if not ids:
+                return False
+            named = change.rows("items", ("entity", "prediction_id", "item_index"), "prediction_id", ids)
+            counts["entities"] = change.delete_entities([key for row in named for key in entity_keys(*row)])
+            for table in ("items", "events", "outcomes", "predictions"):
+                counts[table] = change.delete(table, "prediction_id", ids)
+            self._sign(change, rows, counts, what)
+        self.payloads += [row[4] for row in found if row[4] is not None]
+        self._done.rows.update(counts)
+        return len(found) == BATCH
+
+    def others(self, store: SqlMaintenance, before_ns: int, what: str) -> None:
+        """Purge accesses, and outcomes of predictions that are not there, by their own age."""
+        orphans = "NOT EXISTS (SELECT 1 FROM predictions p WHERE p.prediction_id = outcomes.prediction_id)"
+        for table, where in (("accesses", "1 = 1"), ("outcomes", orphans)):
+            found = f"FROM {table} WHERE time_ns < ? AND {where}"
+            if self._log is None:
+                with store.transaction() as change:
+                    self._done.rows[table] += change.all(f"SELECT count(*) {found}", (before_ns,))[0][0]
+                continue
+            full = True
+            while full:
+                with store.transaction() as change:
+                    chosen = change.all(
+                        f"SELECT life, sequence, hash {found} ORDER BY time_ns LIMIT {BATCH}",
+                        (before_ns,),
+                    )
+                    full = len(chosen) == BATCH
+                    rows = [_Row(life, sequence, link, is_prediction=False) for life, sequence, link in chosen]
+                    counts = Counter({table: change.delete_places(table, [row[:2] for row in rows])})
+                    if rows:
+                        self._sign(change, rows, counts, what)
+                self._done.rows.update(counts)
+
+    def _sign(self, change: StoreChange, rows: Iterable[_Row], counts: Counter[str], what: str) -> None:
+        """Leave gaps in the place of rows, and sign for them."""
+        if self._log is None:
+            return
+        purge_id = str(uuid_utils.uuid7())
+        kept = set(change.all(f"SELECT life, last FROM gaps WHERE reason = '{DEAD_LETTERED}'"))  # noqa: S608  # a constant
+        gaps = list(_gaps(row for row in rows if (row.life, row.sequence) not in kept))
+        for gap in gaps:
+            change.insert("gaps", {**gap, "reason": PURGED, "removal": purge_id})
+        places = [(gap["life"], gap["first"], gap["last"], gap["hash"]) for gap in gaps if gap["hash"] is not None]
+        removal = Removal(
+            id=purge_id, action="purge", what=what, rows=dict(+counts), gaps=gaps_digest(places) if places else ""
+        )
+        # Before the commit: an entry without the deletion harms nobody, a deletion without the entry does.
+        self._log.append(REMOVAL, by=user_name(), removal=removal)
+        self._done.purge_ids.append(purge_id)
+
+
+def _gaps(rows: Iterable[_Row]) -> Iterator[dict[str, Any]]:
+    """A gap for each run of rows that follow each other; rows without a link have gaps of their own."""
+    gap: dict[str, Any] | None = None
+    for row in sorted(rows, key=lambda row: row[:2]):
+        follows = (
+            gap is not None
+            and (gap["life"], gap["last"] + 1) == (row.life, row.sequence)
+            and (gap["hash"] is None) == (row.hash is None)
+        )
+        if gap is None or not follows:
+            if gap is not None:
+                yield gap
+            gap = {"life": row.life, "first": row.sequence, "records": 0}
+        gap["last"], gap["hash"] = row.sequence, row.hash
+        gap["records"] += row.is_prediction
+    if gap is not None:
+        yield gap
+
+
+def _expired(name: str | None, before_ns: int, default: str) -> tuple[str, tuple[Any, ...]]:
+    if name is None:
+        return "time_ns < ?", (before_ns,)
+    return "time_ns < ? AND coalesce(retention, ?) = ?", (before_ns, default, name)
+
+
+def _held(change: StoreChange) -> tuple[str, list[Any]]:
+    """What holds in force cover, as SQL on ``predictions``."""
+    parts: list[str] = []
+    parameters: list[Any] = []
+    for hold in change.holds(released=False):
+        where, more = condition_of(hold)
+        parts.append(where)
+        parameters += more
+    return f"({' OR '.join(parts) or '1 = 0'})", parameters
+
+
+def _described(name: str | None, before_ns: int) -> str:
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(before_ns // 10**9))
+    return f"{'every class' if name is None else f'class {name}'}, before {moment}"

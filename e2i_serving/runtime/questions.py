@@ -1,0 +1,107 @@
+"""Conditions and times as people write them."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from e2i_serving.exceptions import QueryError
+from e2i_serving.record import OutcomeFilter, PredictionFilter
+
+_Filter = TypeVar("_Filter", PredictionFilter, OutcomeFilter)
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_AGO: Final = re.compile(r"(\d{1,9})\s*([smhdw])")
+_UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def prediction_filter(where: PredictionFilter | None = None, **conditions: Any) -> PredictionFilter:
+    """A filter from conditions by name.
+
+    Args:
+        where: Conditions to begin with.
+        conditions: Fields of ``PredictionFilter``, and ``since`` and ``until``; ``None`` is no condition.
+
+    Raises:
+        QueryError: A name is unknown, or a value is of the wrong type.
+    """
+    return _filter(where or PredictionFilter(), conditions)
+
+
+def outcome_filter(
+    where: OutcomeFilter | None = None,
+    *,
+    prediction_id: str | None = None,
+    request_id: str | None = None,
+    **conditions: Any,
+) -> OutcomeFilter:
+    """A filter of outcomes from conditions by name.
+
+    Args:
+        where: Conditions to begin with.
+        prediction_id: About this prediction.
+        request_id: About this request.
+        conditions: Fields of ``OutcomeFilter``, and ``since`` and ``until``; ``None`` is no condition.
+
+    Raises:
+        QueryError: A name is unknown, or a value is of the wrong type.
+    """
+    if prediction_id is not None:
+        conditions["prediction_ids"] = (prediction_id,)
+    if request_id is not None:
+        conditions["request_ids"] = (request_id,)
+    return _filter(where or OutcomeFilter(), conditions)
+
+
+def _filter(where: _Filter, conditions: Mapping[str, Any]) -> _Filter:
+    fields: dict[str, Any] = msgspec.structs.asdict(where)
+    for name, value in conditions.items():
+        if value is None:
+            continue
+        if name in ("since", "until"):
+            fields[f"{name}_ns"] = time_ns_of(value)
+        elif name in fields:
+            fields[name] = value
+        else:
+            close = difflib.get_close_matches(name, [*fields, "since", "until"], n=1)
+            mend = f"Did you mean {close[0]!r}?" if close else f"There are {', '.join(fields)}, since and until."
+            raise QueryError(f"There is no condition {name!r}. {mend}")
+    try:
+        return msgspec.convert(fields, type(where))
+    except msgspec.ValidationError as error:
+        raise QueryError(f"A condition has a wrong value: {error}.") from error
+
+
+def time_ns_of(value: str | datetime) -> int:
+    """A point in time as nanoseconds since the epoch.
+
+    Args:
+        value: A datetime; or a text, either ISO 8601 or how long ago, such as ``30m``, ``1h`` or ``7d`` (units s, m,
+            h, d and w). What has no time zone is in UTC.
+
+    Raises:
+        QueryError: It is neither.
+    """
+    moment = value
+    if isinstance(moment, str):
+        text = moment.strip()
+        ago = _AGO.fullmatch(text)
+        try:
+            if ago:
+                moment = datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})
+            else:
+                moment = datetime.fromisoformat(text)
+        except (ValueError, OverflowError):
+            raise QueryError(
+                f"{value!r} is no time. Write it as 2030-01-31T12:00:00Z, or how long ago: 30m, 1h, 7d."
+            ) from None
+    if not isinstance(moment, datetime):
+        raise QueryError(f"A time is a datetime or a text, not {type(value).__name__}.")
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return (moment - _EPOCH) // timedelta(microseconds=1) * 1000

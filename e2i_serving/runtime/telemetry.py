@@ -1,0 +1,63 @@
+"""What a process that serves has once: its tracing and its log lines."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from e2i_serving.runtime.definition import ServiceDefinition
+from e2i_serving.runtime.logs import LogContext, Render, configure_logs
+from e2i_serving.runtime.tracing import Tracing, tracing_of
+from e2i_serving.settings import Settings, instance_name
+
+logger = logging.getLogger("e2i_serving")
+
+
+@dataclass(frozen=True)
+class Telemetry:
+    """What a process that serves has once.
+
+    Attributes:
+        tracing: How its requests are traced.
+        logs: What its log lines carry; ``None`` when logging is left as BentoML sets it up.
+        render: Makes the text of a line; ``None`` likewise.
+    """
+
+    tracing: Tracing = field(default_factory=Tracing)
+    logs: LogContext | None = None
+    render: Render | None = None
+
+
+def start_telemetry(definition: ServiceDefinition, bento: tuple[str, str]) -> Telemetry:
+    """Set up logging and tracing for this process; called once, in a worker, before it loads anything.
+
+    What can't be set up is logged, and left out.
+
+    Args:
+        definition: The service.
+        bento: Name and version of the bento; the version is empty when served from source.
+    """
+    resolved = definition.load_settings()
+    settings = resolved.settings
+    logs, render = configure_logs(settings) or (None, None)
+    try:
+        tracing = tracing_of(resolved, _resource(definition.name, bento, settings))
+    except ImportError as error:
+        logger.warning("No spans are exported, for %s is not installed: install e2i-serving[otlp].", error.name)
+        tracing = Tracing(settings.trace_sample_rate)
+    tracing.install(settings)
+    return Telemetry(tracing, logs, render)
+
+
+def _resource(service: str, bento: tuple[str, str], settings: Settings) -> dict[str, str]:
+    name, version = bento
+    found = {
+        "service.name": service,
+        "service.namespace": settings.namespace or name,
+        "service.version": version,
+        "service.instance.id": settings.pod or instance_name(settings),
+        "deployment.environment.name": settings.environment,
+        "e2i.revision": settings.revision,
+        "e2i.arm": settings.arm,
+    }
+    return {attribute: value for attribute, value in found.items() if value}

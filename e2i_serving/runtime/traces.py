@@ -1,0 +1,255 @@
+"""What an erasure leaves no trace in, besides the store: delivered frames, dead letters and payload files."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import struct
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, Final
+
+from e2i_serving.exceptions import E2IServingError, FrameError
+from e2i_serving.journal import Frame, JournalReader, LifeFolder, Position, list_lives
+from e2i_serving.journal.frame import CHECKED_FROM, ERASED, FRAME_HEAD, SEGMENT_HEAD, parse
+from e2i_serving.record import (
+    WHOLE_REQUEST,
+    AccessEvent,
+    LateResult,
+    OutcomeEvent,
+    PredictionRecord,
+    StreamEnd,
+    column_values,
+)
+from e2i_serving.relay import Ledger
+from e2i_serving.relay.cells import text_cells
+from e2i_serving.relay.dead_letters import DeadLetter
+from e2i_serving.relay.ledger_schema import LEDGER_NAME
+from e2i_serving.stores.engine import BUSY_SECONDS
+from e2i_serving.stores.maintenance import StoreChange
+from e2i_serving.typing import Cipher
+
+SETTLED_SECONDS: Final = 3600
+"""A payload file younger than this may belong to a row that is still on its way."""
+
+_FLAGS_AT: Final = 10
+_FLAGS: Final = struct.Struct("<H")
+_CRC: Final = struct.Struct("<I")
+
+
+class Subject:
+    """Whom an erasure is about, and by what a frame is known to be about them.
+
+    Args:
+        name: The entity's name.
+        value: Its value.
+        prediction_ids: The predictions that the store knows to be about them.
+        request_ids: The ids of these requests.
+    """
+
+    def __init__(
+        self, name: str, value: str, prediction_ids: Iterable[str] = (), request_ids: Iterable[str] = ()
+    ) -> None:
+        self.name = name
+        self.value = value
+        self._prediction_ids = set(prediction_ids)
+        self._request_ids = set(request_ids)
+
+    def is_in(self, frame: Frame, cipher: Cipher | None) -> bool:
+        """Whether a frame holds something about them; one that can't be read is taken to."""
+        try:
+            body = frame.decode(cipher)
+        except FrameError:
+            return True
+        if isinstance(body, PredictionRecord):
+            if self._is_named(body):
+                self._prediction_ids.add(body.prediction_id)  # what follows it is about them too
+            return body.prediction_id in self._prediction_ids
+        if isinstance(body, OutcomeEvent) and not body.prediction_id:
+            return body.request_id in self._request_ids
+        if isinstance(body, StreamEnd | LateResult | OutcomeEvent):
+            return body.prediction_id in self._prediction_ids
+        return isinstance(body, AccessEvent) and self.is_named_in(body.conditions)
+
+    def is_named_in(self, value: Any) -> bool:
+        """Whether a plain value, or one in it, names them."""
+        if isinstance(value, dict):
+            return any(map(self.is_named_in, (*value, *value.values())))
+        if isinstance(value, list | tuple):
+            return any(map(self.is_named_in, value))
+        return value is not None and str(value) in (self.value, f"{self.name}={self.value}")
+
+    def _is_named(self, record: PredictionRecord) -> bool:
+        column = record.entities.get(self.name)
+        if column is None:
+            return False
+        return self.value in text_cells(list(column_values(column, record.items)))
+
+
+def erase_frames(data_dir: Path, subject: Subject, cipher: Cipher | None) -> int:
+    """Overwrite the delivered frames that are about a subject and still stand in journal segments.
+
+    Returns:
+        How many were overwritten.
+
+    Raises:
+        EncryptionError: One can't be read, as its key is missing.
+        OSError: A segment can't be written.
+    """
+    done = 0
+    with closing(Ledger(data_dir, read_only=True)) as ledger:
+        destinations = ledger.destinations()
+        for folder in list_lives(data_dir / "journal"):
+            if destinations:
+                behind = min(ledger.position(destination, folder.life) for destination in destinations)
+                done += sum(_erase_in(folder, number, behind, subject, cipher) for number in _segments(folder, behind))
+    return done
+
+
+def erase_dead_letters(data_dir: Path, subject: Subject, cipher: Cipher | None) -> int:
+    """Empty the dead letters that are about a subject; they stay in the books.
+
+    Returns:
+        How many were emptied.
+
+    Raises:
+        EncryptionError: One can't be read, as its key is missing.
+    """
+    if not (data_dir / LEDGER_NAME).exists():
+        return 0
+    done = 0
+    with closing(Ledger(data_dir)) as ledger:
+        for letter in ledger.dead_letters.list():
+            if letter.payload and subject.is_in(_frame_of(letter), cipher):
+                ledger.dead_letters.replace_payload(letter, b"", 0)
+                done += 1
+    if done:
+        _truncate_log(data_dir / LEDGER_NAME)
+    return done
+
+
+def unreferred_payloads(data_dir: Path, change: StoreChange, gone: Sequence[str] = ()) -> list[Path]:
+    """The payload files that no row refers to.
+
+    Args:
+        data_dir: The data directory.
+        change: Reads the store.
+        gone: Digests that rows referred to until now; other files must have been there for a while.
+    """
+    files = {path.name: path for path in (data_dir / "payloads").glob("??/*") if not path.name.startswith(".")}
+    rows = change.rows("predictions", ("payload_digest",), "payload_digest", files)
+    referred = {digest for (digest,) in rows}
+    return [path for name, path in files.items() if name not in referred and (name in gone or _is_settled(path))]
+
+
+def remove_files(paths: Sequence[Path]) -> int:
+    """Remove files; returns how many there were."""
+    for path in paths:
+        path.unlink(missing_ok=True)
+    return len(paths)
+
+
+def named_outcome(row_index: int, indexes: set[int]) -> bool:
+    """Whether an outcome of a prediction is about one of some items."""
+    return row_index == WHOLE_REQUEST or row_index in indexes
+
+
+def _segments(folder: LifeFolder, behind: Position) -> list[int]:
+    try:
+        return [number for number in folder.segments() if number <= behind.segment]
+    except FileNotFoundError:
+        return []
+
+
+def _erase_in(folder: LifeFolder, number: int, behind: Position, subject: Subject, cipher: Cipher | None) -> int:
+    done = 0
+    try:
+        fd = os.open(folder.segment(number), os.O_RDWR)
+    except FileNotFoundError:
+        return 0  # the relay was done with it
+    try:
+        size = os.fstat(fd).st_size if number < behind.segment else behind.offset
+        data = os.pread(fd, size, 0)
+        for offset, frame, end in _frames(data, folder.life):
+            if subject.is_in(frame, cipher):
+                os.pwrite(fd, _erased(data[offset:end]), offset)
+                done += 1
+        if done:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    return done
+
+
+def _frames(data: bytes, life: str) -> Iterator[tuple[int, Frame, int]]:
+    offset = SEGMENT_HEAD.size
+    while True:
+        try:
+            parsed = parse(data, offset, life)
+        except FrameError:
+            (length,) = _CRC.unpack_from(data, offset)
+            offset += FRAME_HEAD.size + length
+            continue
+        if parsed is None:
+            return
+        frame, end = parsed
+        flags = _FLAGS.unpack_from(data, offset + _FLAGS_AT)[0]
+        if not flags & ERASED:
+            yield offset, frame, end
+        offset = end
+
+
+def _erased(frame: bytes) -> bytes:
+    """The same frame, flagged as erased, with zeros for its payload."""
+    emptied = bytearray(frame)
+    emptied[FRAME_HEAD.size :] = bytes(len(frame) - FRAME_HEAD.size)
+    flags = _FLAGS.unpack_from(frame, _FLAGS_AT)[0]
+    _FLAGS.pack_into(emptied, _FLAGS_AT, flags | ERASED)
+    _CRC.pack_into(emptied, 4, zlib.crc32(memoryview(emptied)[CHECKED_FROM:]))
+    return bytes(emptied)
+
+
+def _frame_of(letter: DeadLetter) -> Frame:
+    return Frame(
+        letter.kind, letter.schema, letter.sequence, letter.ordinal, letter.payload, letter.key_id, letter.life
+    )
+
+
+def _truncate_log(database: Path) -> None:
+    """Let nothing of what was replaced stay in a database's write-ahead log."""
+    with closing(sqlite3.connect(database, isolation_level=None, timeout=BUSY_SECONDS)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _is_settled(path: Path) -> bool:
+    try:
+        return time.time() - path.stat().st_mtime > SETTLED_SECONDS
+    except FileNotFoundError:
+        return False
+
+
+def pending_everywhere(data_dir: Path) -> dict[str, int]:
+    """For each life with frames that a destination has yet to take, the number of the last one there is now.
+
+    Raises:
+        E2IServingError: A journal can't be read.
+    """
+    ends: dict[str, int] = {}
+    with closing(Ledger(data_dir, read_only=True)) as ledger:
+        destinations = ledger.destinations() or ["audit-store"]
+        for folder in list_lives(data_dir / "journal"):
+            behind = min(ledger.position(destination, folder.life) for destination in destinations)
+            reader = JournalReader(folder, behind)
+            last = behind.sequence
+            try:
+                while frames := reader.read(1024, ended=False):
+                    last = frames[-1].sequence
+            except (E2IServingError, OSError):
+                if folder.path.exists():
+                    raise
+            if last > behind.sequence:
+                ends[folder.life] = last
+    return ends

@@ -1,0 +1,102 @@
+"""What objectives measure, as PromQL. All sums go over workers and replicas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from e2i_serving.slo.objectives import Indicator, Objective
+
+KEPT_APART: Final = ("job",)
+"""The labels, beside the model, view or destination, that have budgets of their own unless told otherwise."""
+
+SLICE_ERRORS: Final = "slo:e2i_slice_errors:bool"
+"""Recorded each minute: 1 where an audit lag was beyond its bound in that minute."""
+
+_PREDICTIONS: Final = "e2i_predictions_total"
+_DURATION: Final = "e2i_prediction_duration_seconds"
+_FEATURES: Final = "e2i_feature_outcomes_total"
+_LAG: Final = "e2i_audit_oldest_record_age_seconds"
+
+
+def error_ratio(objective: Objective, window: str, keep: Sequence[str] = KEPT_APART) -> str:
+    """The share of what was bad over a window; nothing where nothing happened.
+
+    Args:
+        objective: What is measured.
+        window: A PromQL duration.
+        keep: Labels that have budgets of their own.
+    """
+    if objective.indicator is Indicator.AUDIT_LAG:
+        return f"avg_over_time({SLICE_ERRORS}{matchers(objective=objective.name)}[{window}])"
+    bad, total = _events(objective, "rate", window, keep)
+    if objective.indicator is Indicator.LATENCY:
+        # Without its bucket the ratio is unknown, not zero.
+        return f"{bad}\n/\n({total} > 0)"
+    # Where nothing was bad yet, there may be no series of what is bad.
+    return f"(\n  {bad}\n  or\n  0 * {total}\n)\n/\n({total} > 0)"
+
+
+def bad_events(objective: Objective, window: str, keep: Sequence[str] = KEPT_APART) -> str:
+    """How many bad events there were in a window; not for an audit lag, which has minutes and no events."""
+    return _events(objective, "increase", window, keep)[0]
+
+
+def slice_errors(objective: Objective, keep: Sequence[str] = KEPT_APART) -> str:
+    """1 where an audit lag was beyond its bound in the last minute, else 0."""
+    lag = f"max_over_time({_LAG}{_selected(objective)}[1m])"
+    return f"max by ({_grouping(objective, keep)}) ({lag}) > bool {number(objective.bound or 0)}"
+
+
+def error_ratio_unrecorded(objective: Objective, window: str, keep: Sequence[str] = KEPT_APART) -> str:
+    """As ``error_ratio``, of a server that has no recording rules."""
+    if objective.indicator is Indicator.AUDIT_LAG:
+        return f"avg_over_time(({slice_errors(objective, keep)})[{window}:1m])"
+    return error_ratio(objective, window, keep)
+
+
+def matchers(*expressions: str, **equal: str) -> str:
+    """Label matchers in braces: expressions as they are, then names with the values they equal."""
+    written = [*expressions, *(f"{name}={quoted(value)}" for name, value in equal.items() if value)]
+    return f"{{{', '.join(written)}}}" if written else ""
+
+
+def quoted(value: str) -> str:
+    """A string as PromQL writes it."""
+    escaped = value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    return f'"{escaped}"'
+
+
+def number(value: float) -> str:
+    """A number as the text format writes it."""
+    return f"{value:.12g}"
+
+
+def _events(objective: Objective, function: str, window: str, keep: Sequence[str]) -> tuple[str, str]:
+    """The bad events and all events, as sums."""
+
+    def summed(series: str, *expressions: str) -> str:
+        selected = _selected(objective, *expressions)
+        return f"sum by ({_grouping(objective, keep)}) ({function}({series}{selected}[{window}]))"
+
+    if objective.indicator is Indicator.AVAILABILITY:
+        bad = "|".join(objective.bad)
+        return summed(_PREDICTIONS, f'outcome=~"{bad}"'), summed(_PREDICTIONS, f'outcome=~"ok|{bad}"')
+    if objective.indicator is Indicator.FEATURE_FRESHNESS:
+        return summed(_FEATURES, 'outcome="stale"'), summed(_FEATURES, 'outcome=~"hit|stale"')
+    total = summed(f"{_DURATION}_count")
+    return f"({total} - {summed(f'{_DURATION}_bucket', _bucket(objective.bound or 0))})", total
+
+
+def _bucket(bound: float) -> str:
+    """A bucket's label; a whole number is ``1`` or ``1.0``, by the format that was scraped."""
+    text = number(bound)
+    return f'le=~"{text}([.]0)?"' if text.isdigit() else f'le="{text}"'
+
+
+def _selected(objective: Objective, *expressions: str) -> str:
+    return matchers(*expressions, **{objective.indicator.subject: objective.subject, "job": objective.job})
+
+
+def _grouping(objective: Objective, keep: Sequence[str]) -> str:
+    return ", ".join((*keep, objective.indicator.subject))

@@ -1,0 +1,50 @@
+"""Upgrades a store by hand, where its relay is not to do it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine
+
+from e2i_serving.stores.engine import existing_file, open_engine, store_errors
+from e2i_serving.stores.migrations import bring_to_head, version_of
+
+
+def stored_version(url: str) -> str | None:
+    """The version of a store's tables; ``None`` where none are made yet.
+
+    Args:
+        url: The store's URL.
+
+    Raises:
+        ConfigurationError: The URL is wrong, or its driver is not installed.
+        StoreError: There is no such file, a newer release made it, or it can't be read.
+    """
+    existing_file(url)
+    with _engine(url, read_only=True) as engine, store_errors(url, "read"), engine.connect() as connection:
+        return version_of(connection)
+
+
+def upgrade_store(url: str) -> None:
+    """Bring a store's tables to the version that this release writes; makes them where there are none.
+
+    Args:
+        url: The store's URL.
+
+    Raises:
+        ConfigurationError: The URL is wrong, or its driver is not installed.
+        StoreError: There is no such file, a newer release made it, or it can't be upgraded; it is as it was.
+    """
+    existing_file(url)
+    with _engine(url, read_only=False) as engine, store_errors(url, "upgraded"):
+        bring_to_head(engine)
+
+
+@contextmanager
+def _engine(url: str, *, read_only: bool) -> Iterator[Engine]:
+    engine = open_engine(url, read_only=read_only)
+    try:
+        yield engine
+    finally:
+        engine.dispose()

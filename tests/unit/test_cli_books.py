@@ -1,0 +1,131 @@
+"""``e2i-serving audit books`` and ``audit dead-letters``: what became of every record, and of the refused ones."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+
+import pytest
+from typer.testing import CliRunner
+
+from e2i_serving.cli.application import app
+from e2i_serving.journal import Position
+from e2i_serving.observers.metrics import AuditCounters, SeriesFile
+from e2i_serving.record import PredictionFilter
+from e2i_serving.relay import Ledger, RelayLock, read_books
+from e2i_serving.relay.audit_destination import AUDIT_STORE
+from e2i_serving.stores.engine import sqlite_url
+from e2i_serving.stores.query import SqlAuditQuery
+from e2i_serving.testing.destinations import RecordingDestination
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Runs a command on a data directory and gives its result."""
+    monkeypatch.setenv("E2I_SERVING_DATA_DIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: CliRunner().invoke(app, list(arguments))
+
+
+def test_books_that_balance(run):
+    """A directory nobody served from yet has books, and they balance."""
+    result = run("audit", "books")
+    assert result.exit_code == 0
+    observed, delivered = result.stdout.split("\n\n")
+    assert observed.splitlines()[1].split() == ["0", "0", "0", "0", "0", "0", "yes"]
+    assert delivered.splitlines()[1].split() == ["audit-store", "0", "0", "0", "0", "0", "yes"]
+    lines = [json.loads(line) for line in run("audit", "books", "--format", "json").stdout.splitlines()]
+    assert [(line.get("destination"), line["balanced"]) for line in lines] == [(None, True), (AUDIT_STORE, True)]
+
+
+def test_a_destination_s_books_that_do_not_balance(run, instance):
+    """A record unaccounted for is exit code 1, and the line says which destination's."""
+    life = instance.life("life-1")
+    instance.ledger.advance(AUDIT_STORE, life, Position(1, 50, 4, 4), stored=4, dropped={})
+    instance.ledger.advance("webhook", life, Position(1, 50, 4, 4), stored=1, dropped={"overflow": 2})
+    result = run("audit", "books")
+    assert result.exit_code == 1
+    assert [line.split() for line in result.stdout.splitlines()[-2:]] == [
+        ["audit-store", "4", "4", "0", "0", "0", "yes"],
+        ["webhook", "4", "1", "0", "0", "2", "overflow", "NO"],
+    ]
+
+
+def test_a_worker_s_books_that_do_not_balance(run, tmp_path):
+    """What was counted as journaled more often than it was observed is exit code 1 too."""
+    file = SeriesFile(tmp_path / "metrics", "life-1")
+    counters = AuditCounters(file)
+    counters.accepted()
+    counters.unjournaled("journal-full")
+    file.close()
+    result = run("audit", "books")
+    assert result.exit_code == 1
+    assert "1 journal-full" in result.stdout.splitlines()[1]
+    assert result.stdout.splitlines()[1].split()[-1] == "NO"
+
+
+def test_books_of_nothing(run):
+    """A data directory that is not there is a mistake, not balanced books."""
+    result = run("audit", "books", "--data-dir", "none")
+    assert result.exit_code == 2
+    assert "no data directory" in result.stderr
+
+
+@pytest.fixture
+def refused(instance):
+    """A data directory of which the store refused two of three predictions."""
+    with closing(instance.open_writer()) as writer:
+        for number in range(3):
+            writer.append(instance.record(number))
+    destination = RecordingDestination(AUDIT_STORE)
+    destination.refuses = lambda entry: getattr(entry.body, "prediction_id", "") in {"p0001", "p0002"}
+    instance.relay(destination).run(once=True)
+    return instance
+
+
+@pytest.mark.usefixtures("refused")
+def test_dead_letters_are_listed(run):
+    """Each with what it is, where it comes from, and why."""
+    result = run("audit", "dead-letters", "list")
+    assert result.exit_code == 0
+    assert "audit-store refuses." in result.stdout
+    first, second = (
+        json.loads(line) for line in run("audit", "dead-letters", "list", "--format", "json").stdout.splitlines()
+    )
+    assert (first["destination"], first["kind"], first["life"], first["sequence"]) == (
+        AUDIT_STORE,
+        "record",
+        "life-1",
+        2,
+    )
+    assert (second["sequence"], second["reason"], second["requested"]) == (3, "refused", False)
+
+
+def test_a_retry_without_a_relay_delivers_itself(run, refused):
+    """What was asked for is stored when the command returns, and the books say so."""
+    result = run("audit", "dead-letters", "retry", "--id", "1")
+    assert result.exit_code == 0, result.output
+    assert "1 delivered" in result.stdout
+    with closing(SqlAuditQuery(sqlite_url(refused.data_dir / "audit.db"))) as query:
+        assert [row["prediction_id"] for row in query.predictions(PredictionFilter())] == ["p0001"]
+    (book,) = read_books(refused.data_dir)
+    assert (book.stored, book.dead_lettered, book.balanced) == (2, 1, True)
+    assert "1 delivered" in run("audit", "dead-letters", "retry", "--all").stdout
+
+
+def test_a_retry_leaves_it_to_a_relay_that_runs(run, refused):
+    """It takes up what is asked for at its next housekeeping."""
+    with RelayLock(refused.data_dir) as lock:
+        assert lock.acquire()
+        result = run("audit", "dead-letters", "retry", "--all")
+    assert result.exit_code == 0
+    assert "2 asked for" in result.stdout
+    with closing(Ledger(refused.data_dir, read_only=True)) as ledger:
+        assert len(ledger.dead_letters.list(requested=True)) == 2
+
+
+@pytest.mark.usefixtures("refused")
+@pytest.mark.parametrize("options", [[], ["--id", "1", "--all"], ["--id", "99"]])
+def test_a_retry_must_say_which(run, options):
+    """Neither nothing nor everything by accident, and no letter that is not there."""
+    assert run("audit", "dead-letters", "retry", *options).exit_code == 2

@@ -158,7 +158,7 @@ class Service:
             **({"E2I_SERVING_AUDIT_URL": audit_url} if audit_url else {}),
             **settings,
         }
-        self.log = data_dir.parent / f"{data_dir.name}.log"
+        self.log = home.parent / f"{self.port}.log"  # on no disk that is broken
         command = [sys.executable, "-m", "bentoml", "serve", "chaos_service:Chaos", "--port", str(self.port)]
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(

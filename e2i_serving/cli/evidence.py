@@ -112,8 +112,10 @@ def erase(
       e2i-serving audit erase --entity customer=4711 --yes
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.runtime.erasure import erase as erase_subject  # noqa: PLC0415  # keeps --help fast
+    from e2i_serving.runtime.questions import entity_as_stored  # noqa: PLC0415  # likewise
 
     place = find_place(data_dir, url)
+    entity = entity_as_stored(place.settings, entity)
     if not (dry_run or yes):
         typer.confirm(f"Erase what the trail holds about {entity}? It can't be brought back.", abort=True, err=True)
     done = erase_subject(place.settings, place.data_dir, place.url, entity, dry_run=dry_run)

@@ -44,7 +44,7 @@ def add(
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.evidence.opening import open_log  # noqa: PLC0415  # keeps --help fast
     from e2i_serving.runtime.holds import add_hold  # noqa: PLC0415  # likewise
-    from e2i_serving.runtime.trail import time_ns_of  # noqa: PLC0415  # likewise
+    from e2i_serving.runtime.questions import entity_as_stored, time_ns_of  # noqa: PLC0415  # likewise
     from e2i_serving.stores.maintenance import SqlMaintenance  # noqa: PLC0415  # likewise
 
     place = find_place(data_dir, url)
@@ -53,7 +53,7 @@ def add(
             store,
             open_log(place.settings, place.data_dir),
             reason=reason,
-            entity=entity,
+            entity=entity_as_stored(place.settings, entity) if entity else None,
             model=model,
             since_ns=time_ns_of(since) if since else None,
             until_ns=time_ns_of(until) if until else None,

@@ -160,6 +160,7 @@ def _data_directory(definition: ServiceDefinition, resolved: ResolvedSettings) -
 def _decorator(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:
     settings = resolved.settings
     asked = [name for name, on in (("audit_required", settings.audit_required),) if on]
+    asked += ["overflow: refuse"] if settings.overflow == "refuse" else []
     asked += ["durability"] if settings.durability == "power-loss" else []
     if asked and not definition.layered:
         yield Problem(

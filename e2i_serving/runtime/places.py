@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from e2i_serving.evidence.opening import checkpoint_dir_of
 from e2i_serving.exceptions import ConfigurationError
-from e2i_serving.settings import Settings, default_data_dirs, load_settings, readers_dir
+from e2i_serving.settings import Settings, default_data_dirs, kept_settings, load_settings, readers_dir
 
 if TYPE_CHECKING:
     from e2i_serving.stores.query import SqlAuditQuery
@@ -127,8 +127,8 @@ def checkpoint_dirs(place: Place) -> list[Path]:
     Raises:
         ConfigurationError: There is none.
     """
-    beside = _of_url(place.url, load_settings().settings)
-    folders = dict.fromkeys(checkpoint_dir_of(each.settings, each.data_dir) for each in (place, beside))
+    reader = _of_reader(place.url, load_settings().settings)
+    folders = dict.fromkeys(checkpoint_dir_of(each.settings, each.data_dir) for each in (place, reader))
     found = [folder for folder in folders if folder.is_dir()]
     if not found:
         raise ConfigurationError(
@@ -139,13 +139,17 @@ def checkpoint_dirs(place: Place) -> list[Path]:
 
 
 def _of_url(url: str, settings: Settings) -> Place:
+    """The place of a store: beside the one service on this machine that writes to it, else the reader's own."""
+    if settings.data_dir is not None and url == settings.audit_url:
+        return _of_data_dir(settings.data_dir.expanduser().absolute())
+    writers = [folder for folder in default_data_dirs() if kept_settings(folder).get("audit_url") == url]
+    return _of_data_dir(writers[0]) if len(writers) == 1 else _of_reader(url, settings)
+
+
+def _of_reader(url: str, settings: Settings) -> Place:
     from e2i_serving.stores.urls import masked_url  # noqa: PLC0415  # as above
 
-    folder = settings.data_dir if url == settings.audit_url else None
-    is_own = folder is None
-    if folder is None:
-        # One a store: what is pending in it must not reach another.
-        folder = readers_dir(settings) / hashlib.sha256(masked_url(url).encode()).hexdigest()[:16]
-    folder = folder.expanduser().absolute()
+    # One a store: what is pending in it must not reach another.
+    folder = readers_dir(settings) / hashlib.sha256(masked_url(url).encode()).hexdigest()[:16]
     changed = settings.model_copy(update={"audit_url": url, "data_dir": folder})
-    return Place(url, folder, changed, is_reader_s_own=is_own)
+    return Place(url, folder, changed, is_reader_s_own=True)

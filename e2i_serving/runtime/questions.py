@@ -11,7 +11,10 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from e2i_serving.exceptions import QueryError
-from e2i_serving.record import OutcomeFilter, PredictionFilter
+from e2i_serving.record import ModelInfo, OutcomeFilter, PredictionFilter
+from e2i_serving.redaction import HASH_PREFIX, redactor_of
+from e2i_serving.settings import Settings
+from e2i_serving.stores.conditions import entity_parts
 
 _Filter = TypeVar("_Filter", PredictionFilter, OutcomeFilter)
 
@@ -75,6 +78,23 @@ def _filter(where: _Filter, conditions: Mapping[str, Any]) -> _Filter:
         return msgspec.convert(fields, type(where))
     except msgspec.ValidationError as error:
         raise QueryError(f"A condition has a wrong value: {error}.") from error
+
+
+def entity_as_stored(settings: Settings, entity: str) -> str:
+    """An entity in the words of the trail, where its value may be hashed.
+
+    Args:
+        settings: By which the trail was redacted.
+        entity: ``name=value``; a value that is a hash already is left as it is.
+
+    Raises:
+        ConfigurationError: It takes the key that values were hashed with, and that is not set.
+    """
+    parts = entity_parts(entity)
+    if parts is None or parts[1].startswith(HASH_PREFIX):
+        return entity
+    redactor = redactor_of(settings, ModelInfo())
+    return entity if redactor is None else f"{parts[0]}={redactor.entity(*parts)}"
 
 
 def time_ns_of(value: str | datetime) -> int:

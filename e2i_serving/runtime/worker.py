@@ -33,7 +33,7 @@ from e2i_serving.runtime.redacting import Redacting
 from e2i_serving.runtime.relay_supervisor import RelaySupervisor
 from e2i_serving.runtime.sampling import Sampler, is_success
 from e2i_serving.runtime.scrape import Scrape, ServedBy
-from e2i_serving.settings import Settings, keep_settings
+from e2i_serving.settings import KEPT_NAME, Settings, keep_settings
 from e2i_serving.typing import Observer
 
 logger = logging.getLogger("e2i_serving")
@@ -73,7 +73,7 @@ class Worker:
         observers: Sequence[tuple[str, Observer]] = (),
         strict: bool = False,
     ) -> None:
-        resolved = definition.load_settings()
+        self._resolved = resolved = definition.load_settings()
         self.settings: Settings = resolved.settings
         self.data_dir: Path = definition.data_dir(resolved)
         with contextlib.suppress(OSError):  # what can't be made there says so itself
@@ -300,15 +300,17 @@ class Worker:
     async def _keep_house(self) -> None:
         while True:
             # Each by itself: what one of them needs may be what another is about to restore.
-            for step in (self._restore_numbers, self._keep_journal, self._keep_relay):
+            for step in (self._restore_directory, self._keep_journal, self._keep_relay):
                 try:
                     await step()
                 except Exception as error:  # noqa: BLE001  # promise 4: observability never harms
                     self.guard.caught("housekeeping", error)
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
-    async def _restore_numbers(self) -> None:
+    async def _restore_directory(self) -> None:
         make_private(self.data_dir)
+        if not (self.data_dir / KEPT_NAME).exists():
+            keep_settings(self._resolved, self.data_dir)
         self._take_failures()
         self.numbers.restore()
 

@@ -1,7 +1,7 @@
 """Settings: one declared table, and the only reader of the environment."""
 
 from e2i_serving.settings.declared import RedactionRule, Settings
-from e2i_serving.settings.kept import keep_settings
+from e2i_serving.settings.kept import KEPT_NAME, keep_settings, kept_settings
 from e2i_serving.settings.loading import (
     CONFIG_FILE_NAME,
     Origin,
@@ -17,6 +17,7 @@ from e2i_serving.settings.standards import TracingVariables, sentry_variable, tr
 
 __all__ = [
     "CONFIG_FILE_NAME",
+    "KEPT_NAME",
     "Origin",
     "RedactionRule",
     "ResolvedSettings",
@@ -27,6 +28,7 @@ __all__ = [
     "environment_of",
     "instance_name",
     "keep_settings",
+    "kept_settings",
     "load_settings",
     "readers_dir",
     "sentry_variable",

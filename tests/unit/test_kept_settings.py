@@ -1,0 +1,88 @@
+"""A service's settings in its data directory: commands beside it do as it does."""
+
+from __future__ import annotations
+
+import json
+import stat
+
+import pytest
+
+from e2i_serving.exceptions import ConfigurationError
+from e2i_serving.runtime.places import locate
+from e2i_serving.runtime.questions import entity_as_stored
+from e2i_serving.settings import Origin, keep_settings, load_settings
+
+
+def keep(folder, **arguments):
+    """Write settings down as a service does."""
+    keep_settings(load_settings(arguments, environ={}), folder)
+
+
+def test_what_was_set_takes_the_place_of_defaults(tmp_path):
+    """A command that names the data directory gets the service's settings; its own environment still wins."""
+    keep(tmp_path, audit_url="sqlite:////elsewhere/audit.db", relay_batch_size=7)
+    resolved = load_settings(environ={"E2I_SERVING_RELAY_BATCH_SIZE": "9"}, data_dir=tmp_path)
+    assert resolved.settings.audit_url == "sqlite:////elsewhere/audit.db"
+    assert resolved.settings.relay_batch_size == 9
+    assert resolved.origins["audit_url"] is Origin.SERVICE
+    assert resolved.origins["relay_batch_size"] is Origin.ENVIRONMENT
+    assert resolved.origins["segment_bytes"] is Origin.DEFAULT
+
+
+def test_secrets_and_defaults_are_not_kept(tmp_path):
+    """The file holds what was set and is no secret, and only its owner reads it."""
+    keep(tmp_path, redaction_key="a secret of sixteen", relay_batch_size=7, data_dir=str(tmp_path))
+    file = tmp_path / "settings.json"
+    assert json.loads(file.read_text()) == {"relay_batch_size": 7}
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_names_of_another_release_are_left_out(tmp_path):
+    """What this release does not know does not stop a command."""
+    (tmp_path / "settings.json").write_text('{"relay_batch_size": 7, "of_tomorrow": 1}')
+    assert load_settings(environ={}, data_dir=tmp_path).settings.relay_batch_size == 7
+
+
+@pytest.mark.parametrize("content", ["{", "\xff", '{"relay_batch_size": -1}'])
+def test_a_damaged_file_is_named(tmp_path, content):
+    """What can't be read says which file it is, or which setting of it."""
+    (tmp_path / "settings.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ConfigurationError, match=r"settings\.json|wrote into its data directory"):
+        load_settings(environ={}, data_dir=tmp_path)
+
+
+def test_a_data_directory_leads_to_the_store_of_its_service(tmp_path):
+    """Whoever names the directory reads the store that the service writes to."""
+    keep(tmp_path, audit_url=f"sqlite:///{tmp_path}/elsewhere.db")
+    place = locate(tmp_path)
+    assert place.url == f"sqlite:///{tmp_path}/elsewhere.db"
+    assert place.data_dir == tmp_path
+
+
+def test_a_url_leads_to_the_service_that_writes_there(tmp_path, monkeypatch):
+    """A store asked for by its URL is that of the one service here that wrote it down, with its checkpoints."""
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
+    url = f"sqlite:///{tmp_path}/elsewhere.db"
+    for service, kept in (("credit", url), ("churn", f"{url}2")):
+        folder = tmp_path / "e2i" / service / "host"
+        (folder / "journal").mkdir(parents=True)
+        keep(folder, audit_url=kept)
+    (tmp_path / "elsewhere.db").touch()
+    assert locate(url).data_dir == tmp_path / "e2i" / "credit" / "host"
+    monkeypatch.setenv("E2I_SERVING_AUDIT_URL", url)
+    assert locate(None).data_dir == tmp_path / "e2i" / "credit" / "host"
+    assert locate(f"sqlite:///{tmp_path}/other.db").is_reader_s_own
+
+
+def test_an_entity_is_asked_for_as_it_is_stored():
+    """Where a rule hashes entities, their names are hashed as well; a hash is taken as it is."""
+    rules = [{"path": "entities.*", "action": "hash"}]
+    settings = load_settings({"redaction_rules": rules, "redaction_key": "a secret of sixteen"}, environ={}).settings
+    stored = entity_as_stored(settings, "customer=4711")
+    assert stored.startswith("customer=hmac:")
+    assert entity_as_stored(settings, stored) == stored
+    plain = load_settings({}, environ={}).settings
+    assert entity_as_stored(plain, "customer=4711") == "customer=4711"
+    with pytest.raises(ConfigurationError, match="redaction_key"):
+        entity_as_stored(load_settings({"redaction_rules": rules}, environ={}).settings, "customer=4711")

@@ -68,6 +68,11 @@ class Ledger:
         self._lock = threading.RLock()
         self.dead_letters = DeadLetters(self._transaction)
 
+    def began_ns(self) -> int:
+        """When the first life in the books began, nanoseconds since the epoch; 0 before there is one."""
+        row = self._one("SELECT min(started_ns) FROM lives", ())
+        return int(row[0] or 0) if row else 0
+
     def position(self, destination: str, life: str) -> Position:
         """How far a destination has come with a life; the beginning when it has not begun."""
         return self.cursor(destination, life)[0]

@@ -224,11 +224,12 @@ def _redaction(definition: ServiceDefinition, resolved: ResolvedSettings) -> Ite
 
 @check("tracing")
 def _tracing(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # as above
-    wanted = resolved.settings.trace_exporter
-    if wanted.startswith("otlp") and importlib.util.find_spec("opentelemetry.exporter") is None:
-        yield Problem(
-            "tracing", f"trace_exporter = {wanted} needs the OTLP exporter.", "Install e2i-serving[otlp], or set none."
-        )
+    for name in ("trace_exporter", "metrics_exporter", "log_exporter"):
+        wanted = getattr(resolved.settings, name)
+        if wanted.startswith("otlp") and importlib.util.find_spec("opentelemetry.exporter") is None:
+            yield Problem(
+                "tracing", f"{name} = {wanted} needs the OTLP exporter.", "Install e2i-serving[otlp], or set none."
+            )
 
 
 @check("errors")

@@ -146,7 +146,9 @@ _IDS: Final = frozenset(
 )
 
 
-def configure_logs(settings: Settings, *, stream: TextIO | None = None) -> tuple[LogContext, Render] | None:
+def configure_logs(
+    settings: Settings, *, stream: TextIO | None = None, tee: Callable[[Render], Render] | None = None
+) -> tuple[LogContext, Render] | None:
     """Let the standard ``logging`` write structured lines, BentoML's and the service's own included.
 
     Called once, in a process that is a worker or a relay. A service that has configured structlog itself keeps
@@ -155,6 +157,7 @@ def configure_logs(settings: Settings, *, stream: TextIO | None = None) -> tuple
     Args:
         settings: Say the form and the level.
         stream: Where lines go; standard output by default.
+        tee: Makes of what renders a line what also takes it elsewhere.
 
     Returns:
         What lines carry, and what renders one; ``None`` when logging is left as it is.
@@ -164,6 +167,8 @@ def configure_logs(settings: Settings, *, stream: TextIO | None = None) -> tuple
     stream = stream or sys.stdout
     console = settings.log_format == "console" or (settings.log_format == "auto" and stream.isatty())
     render = _console(colors=stream.isatty()) if console else json_line
+    if tee is not None:
+        render = tee(render)
     context = LogContext()
     level = _LEVELS[settings.log_level]
     bentoml = logging.getLogger("bentoml")

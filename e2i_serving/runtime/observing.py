@@ -47,6 +47,7 @@ class Observing:
         self._guard = guard
         self._slow = settings.slow_request_seconds
         self._tracing = telemetry.tracing
+        self._log_export = telemetry.log_export
         self._errors = error_reporter(settings, life, text=redactor.text if redactor is not None else None)
         self._observers: list[tuple[str, Observer]] = [*observers]
         if telemetry.logs is not None:
@@ -71,6 +72,11 @@ class Observing:
     def events_dropped(self) -> int:
         """How many error events were lost."""
         return self._errors.dropped if self._errors is not None else 0
+
+    @property
+    def lines_dropped(self) -> int:
+        """How many log lines were not sent."""
+        return self._log_export.dropped if self._log_export is not None else 0
 
     def add(self, part: str, observer: Observer) -> None:
         """Show predictions to one more observer.
@@ -104,3 +110,5 @@ class Observing:
         self._tracing.close()
         if self._errors is not None:
             self._errors.close()
+        if self._log_export is not None:
+            self._log_export.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from e2i_serving.relay.audit_destination import AUDIT_STORE, AuditDestination
 from e2i_serving.relay.delivery import BATCH_BYTES
 from e2i_serving.runtime.definition import make_private
 from e2i_serving.runtime.logs import configure_logs
+from e2i_serving.runtime.metrics_export import metrics_export_of
 from e2i_serving.runtime.relay_report import open_report
 from e2i_serving.settings import Settings, load_settings
 from e2i_serving.typing import Cipher
@@ -80,9 +82,12 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
             )
             if not once:
                 _stop_on_signals(relay, settings.relay_shutdown_seconds)
+            sent = None if once else metrics_export_of(settings, data_dir, ledger.began_ns() or time.time_ns())
             try:
                 relay.run(once=once)
             finally:
+                if sent is not None:
+                    sent.close()
                 if lock.is_gone():
                     destination.store.close()  # a last checkpoint would make the directory anew
                 else:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from e2i_serving.runtime.definition import ServiceDefinition
 from e2i_serving.runtime.logs import LogContext, Render, configure_logs
 from e2i_serving.runtime.tracing import Tracing, tracing_of
-from e2i_serving.settings import Settings, instance_name
+from e2i_serving.settings import Settings, instance_name, logs_variables
+
+if TYPE_CHECKING:
+    from e2i_serving.runtime.log_export import LogExport
 
 logger = logging.getLogger("e2i_serving")
 
@@ -21,11 +25,13 @@ class Telemetry:
         tracing: How its requests are traced.
         logs: What its log lines carry; ``None`` when logging is left as BentoML sets it up.
         render: Makes the text of a line; ``None`` likewise.
+        log_export: Sends its lines; ``None`` when nobody asked for that.
     """
 
     tracing: Tracing = field(default_factory=Tracing)
     logs: LogContext | None = None
     render: Render | None = None
+    log_export: LogExport | None = None
 
 
 def start_telemetry(definition: ServiceDefinition, bento: tuple[str, str]) -> Telemetry:
@@ -39,14 +45,29 @@ def start_telemetry(definition: ServiceDefinition, bento: tuple[str, str]) -> Te
     """
     resolved = definition.load_settings()
     settings = resolved.settings
-    logs, render = configure_logs(settings) or (None, None)
+    resource = _resource(definition.name, bento, settings)
+    log_export = _log_export(settings, resource)
+    logs, render = configure_logs(settings, tee=log_export.tee if log_export else None) or (None, None)
     try:
-        tracing = tracing_of(resolved, _resource(definition.name, bento, settings))
+        tracing = tracing_of(resolved, resource)
     except ImportError as error:
         logger.warning("No spans are exported, for %s is not installed: install e2i-serving[otlp].", error.name)
         tracing = Tracing(settings.trace_sample_rate)
     tracing.install(settings)
-    return Telemetry(tracing, logs, render)
+    return Telemetry(tracing, logs, render, log_export)
+
+
+def _log_export(settings: Settings, resource: dict[str, str]) -> LogExport | None:
+    variables = logs_variables()
+    wanted = variables.exporter if settings.log_exporter == "none" else settings.log_exporter
+    if variables.disabled or wanted == "none" or settings.log_format == "off":
+        return None
+    try:
+        from e2i_serving.runtime.log_export import LogExport  # noqa: PLC0415  # takes an extra
+    except ImportError as error:
+        logger.warning("Log lines are not sent, for %s is not installed: install e2i-serving[otlp].", error.name)
+        return None
+    return LogExport(variables, resource)
 
 
 def _resource(service: str, bento: tuple[str, str], settings: Settings) -> dict[str, str]:

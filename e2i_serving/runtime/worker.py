@@ -330,7 +330,8 @@ class Worker:
         if metrics is not None:
             metrics.failures(self.guard.failures)
             metrics.refused_headers(self.extractor.refused)
-            metrics.lost(self._observing.spans_dropped, self._observing.events_dropped)
+            lost = self._observing
+            metrics.lost(lost.spans_dropped, lost.events_dropped, lost.lines_dropped)
 
     def _journal(self, request: Observation, record: PredictionRecord, fraction: float) -> str | None:
         if self._journaling is None:

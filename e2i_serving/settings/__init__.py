@@ -13,11 +13,21 @@ from e2i_serving.settings.loading import (
     load_settings,
     readers_dir,
 )
-from e2i_serving.settings.standards import TracingVariables, sentry_variable, tracing_variables
+from e2i_serving.settings.standards import (
+    LogsVariables,
+    MetricsVariables,
+    TracingVariables,
+    logs_variables,
+    metrics_variables,
+    sentry_variable,
+    tracing_variables,
+)
 
 __all__ = [
     "CONFIG_FILE_NAME",
     "KEPT_NAME",
+    "LogsVariables",
+    "MetricsVariables",
     "Origin",
     "RedactionRule",
     "ResolvedSettings",
@@ -30,6 +40,8 @@ __all__ = [
     "keep_settings",
     "kept_settings",
     "load_settings",
+    "logs_variables",
+    "metrics_variables",
     "readers_dir",
     "sentry_variable",
     "tracing_variables",

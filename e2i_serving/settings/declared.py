@@ -231,6 +231,16 @@ class Settings(BaseSettings):
     slow_request_seconds: float = Field(
         0, ge=0, description="Log a warning with the phases of each prediction that takes at least so long; 0: none."
     )
+    log_exporter: Literal["none", "otlp-http"] = Field(
+        "none",
+        description="Where log lines are sent, besides being written; endpoint and headers by OpenTelemetry's own "
+        "`OTEL_*` variables. Unset: what `OTEL_LOGS_EXPORTER` says. Needs the extra `otlp`.",
+    )
+    metrics_exporter: Literal["none", "otlp-grpc", "otlp-http"] = Field(
+        "none",
+        description="Where the relay sends metrics, besides what `/metrics` shows; endpoint, headers and interval by "
+        "OpenTelemetry's own `OTEL_*` variables. Unset: what `OTEL_METRICS_EXPORTER` says. Needs the extra `otlp`.",
+    )
     trace_exporter: Literal["none", "otlp-grpc", "otlp-http", "console"] = Field(
         "none",
         description="Where spans go; endpoint and headers by OpenTelemetry's own `OTEL_EXPORTER_OTLP_*` variables. "

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
+from urllib.parse import unquote
 
 EXPORTERS: Final = ("none", "otlp-grpc", "otlp-http", "console")
 
@@ -13,6 +14,8 @@ QUEUE_SIZE: Final = 2048
 BATCH_SIZE: Final = 128
 """Less than OpenTelemetry's own 512: encoding a batch holds up what else its process does."""
 DELAY_MILLISECONDS: Final = 1000.0
+INTERVAL_MILLISECONDS: Final = 60_000.0
+TIMEOUT_MILLISECONDS: Final = 10_000.0
 
 _SAMPLERS: Final = {"always_on": 1.0, "always_off": 0.0, "parentbased_always_on": 1.0, "parentbased_always_off": 0.0}
 _RATIO_SAMPLERS: Final = frozenset({"traceidratio", "parentbased_traceidratio"})
@@ -37,6 +40,86 @@ class TracingVariables:
     queue_size: int = QUEUE_SIZE
     batch_size: int = BATCH_SIZE
     delay_seconds: float = DELAY_MILLISECONDS / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsVariables:
+    """OpenTelemetry's variables about metrics.
+
+    Attributes:
+        disabled: Whether ``OTEL_SDK_DISABLED`` turns it all off.
+        exporter: One of ``none``, ``otlp-grpc`` and ``otlp-http``, by ``OTEL_METRICS_EXPORTER``.
+        interval_seconds: How often to send, ``OTEL_METRIC_EXPORT_INTERVAL`` in milliseconds.
+    """
+
+    disabled: bool = False
+    exporter: str = "none"
+    interval_seconds: float = INTERVAL_MILLISECONDS / 1000
+
+
+def metrics_variables(environ: Mapping[str, str] | None = None) -> MetricsVariables:
+    """Read OpenTelemetry's variables; one that is malformed counts as not said.
+
+    Args:
+        environ: The environment; this process's by default.
+    """
+    environ = os.environ if environ is None else environ
+    exporter = "none"
+    if environ.get("OTEL_METRICS_EXPORTER", "").strip().lower() == "otlp":
+        protocol = environ.get("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "")
+        exporter = "otlp-grpc" if protocol.strip().lower() == "grpc" else "otlp-http"
+    return MetricsVariables(
+        environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true",
+        exporter,
+        max(_number(environ, "OTEL_METRIC_EXPORT_INTERVAL", INTERVAL_MILLISECONDS), 100.0) / 1000,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LogsVariables:
+    """OpenTelemetry's variables about log lines.
+
+    Attributes:
+        disabled: Whether ``OTEL_SDK_DISABLED`` turns it all off.
+        exporter: ``none`` or ``otlp-http``, by ``OTEL_LOGS_EXPORTER``.
+        endpoint: Where to, with its path.
+        headers: What is sent along.
+        resource: Attributes of the sender, by ``OTEL_RESOURCE_ATTRIBUTES`` and ``OTEL_SERVICE_NAME``.
+        timeout_seconds: How long a request may take.
+        interval_seconds: How often to send, ``OTEL_BLRP_SCHEDULE_DELAY`` in milliseconds.
+    """
+
+    disabled: bool
+    exporter: str
+    endpoint: str
+    headers: dict[str, str]
+    resource: dict[str, str]
+    timeout_seconds: float
+    interval_seconds: float
+
+
+def logs_variables(environ: Mapping[str, str] | None = None) -> LogsVariables:
+    """Read OpenTelemetry's variables; one that is malformed counts as not said.
+
+    Args:
+        environ: The environment; this process's by default.
+    """
+    environ = os.environ if environ is None else environ
+    base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or "http://localhost:4318"
+    pairs = environ.get("OTEL_EXPORTER_OTLP_LOGS_HEADERS") or environ.get("OTEL_EXPORTER_OTLP_HEADERS", "")
+    resource = _pairs(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+    if environ.get("OTEL_SERVICE_NAME"):
+        resource["service.name"] = environ["OTEL_SERVICE_NAME"]
+    timeout = _number(environ, "OTEL_EXPORTER_OTLP_TIMEOUT", TIMEOUT_MILLISECONDS)
+    return LogsVariables(
+        environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true",
+        "otlp-http" if environ.get("OTEL_LOGS_EXPORTER", "").strip().lower() == "otlp" else "none",
+        environ.get("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT") or f"{base.rstrip('/')}/v1/logs",
+        {name.lower(): value for name, value in _pairs(pairs).items()},
+        resource,
+        max(_number(environ, "OTEL_EXPORTER_OTLP_LOGS_TIMEOUT", timeout), 1.0) / 1000,
+        max(_number(environ, "OTEL_BLRP_SCHEDULE_DELAY", DELAY_MILLISECONDS), 1.0) / 1000,
+    )
 
 
 def tracing_variables(environ: Mapping[str, str] | None = None) -> TracingVariables:
@@ -71,6 +154,12 @@ def sentry_variable(environ: Mapping[str, str] | None = None) -> str:
         environ: The environment; this process's by default.
     """
     return (os.environ if environ is None else environ).get("SENTRY_DSN", "")
+
+
+def _pairs(text: str) -> dict[str, str]:
+    """Names and values as ``name=value,name=value``, percent-encoded."""
+    parts = (pair.partition("=") for pair in text.split(","))
+    return {unquote(name.strip()): unquote(value.strip()) for name, separator, value in parts if separator}
 
 
 def _number(environ: Mapping[str, str], name: str, default: float) -> float:

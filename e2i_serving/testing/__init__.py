@@ -1,7 +1,15 @@
 """For tests of services and of extensions: run a service without a server, and fakes held to the real contracts."""
 
 from e2i_serving.testing.harness import Reply, ServiceHarness
-from e2i_serving.testing.receivers import EnvelopeReceiver, OtlpReceiver
+from e2i_serving.testing.receivers import EnvelopeReceiver, LogReceiver, MetricsReceiver, OtlpReceiver
 from e2i_serving.testing.stores import InMemoryAuditStore
 
-__all__ = ["EnvelopeReceiver", "InMemoryAuditStore", "OtlpReceiver", "Reply", "ServiceHarness"]
+__all__ = [
+    "EnvelopeReceiver",
+    "InMemoryAuditStore",
+    "LogReceiver",
+    "MetricsReceiver",
+    "OtlpReceiver",
+    "Reply",
+    "ServiceHarness",
+]

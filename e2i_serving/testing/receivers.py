@@ -110,6 +110,95 @@ class OtlpReceiver(Receiver):
         ]
 
 
+class MetricsReceiver(Receiver):
+    """Receives metrics by OTLP over HTTP. Needs ``opentelemetry-proto``, which the extra ``otlp`` brings.
+
+    Attributes:
+        metrics: The metrics of the latest request, one object each: ``name``, ``unit``, ``kind``, ``resource``, and
+            ``points`` with their attributes and what their kind has.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.metrics: list[dict[str, Any]] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """OpenTelemetry's variables that lead here."""
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{self.address}"}
+
+    def receive(self, body: bytes) -> None:
+        """Decode an export request."""
+        from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (  # noqa: PLC0415  # of an extra
+            ExportMetricsServiceRequest,
+        )
+
+        request = ExportMetricsServiceRequest.FromString(body)
+        self.metrics = [
+            {
+                "name": metric.name,
+                "unit": metric.unit,
+                "kind": metric.WhichOneof("data"),
+                "resource": _attributes(resource.resource.attributes),
+                "points": [_point(point) for point in getattr(metric, metric.WhichOneof("data")).data_points],
+            }
+            for resource in request.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        ]
+
+
+class LogReceiver(Receiver):
+    """Receives log lines by OTLP over HTTP. Needs ``opentelemetry-proto``, which the extra ``otlp`` brings.
+
+    Attributes:
+        lines: One object a line: ``body``, ``severity``, ``time`` (nanoseconds), ``trace_id``, ``span_id``,
+            ``attributes`` and ``resource``.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[dict[str, Any]] = []
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """OpenTelemetry's variables that lead here."""
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{self.address}"}
+
+    def receive(self, body: bytes) -> None:
+        """Decode an export request."""
+        from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import (  # noqa: PLC0415  # of an extra
+            ExportLogsServiceRequest,
+        )
+
+        request = ExportLogsServiceRequest.FromString(body)
+        self.lines += [
+            {
+                "body": line.body.string_value,
+                "severity": line.severity_text,
+                "time": line.time_unix_nano,
+                "trace_id": line.trace_id.hex(),
+                "span_id": line.span_id.hex(),
+                "attributes": _attributes(line.attributes),
+                "resource": _attributes(resource.resource.attributes),
+            }
+            for resource in request.resource_logs
+            for scope in resource.scope_logs
+            for line in scope.log_records
+        ]
+
+
+def _point(point: Any) -> dict[str, Any]:
+    found = {**_attributes(point.attributes), "start": point.start_time_unix_nano}
+    names = {field.name for field in point.DESCRIPTOR.fields}
+    if "as_double" in names:
+        return {**found, "value": getattr(point, point.WhichOneof("value"))}
+    found |= {"count": point.count, "sum": point.sum}
+    if "positive" in names:
+        return {**found, "offset": point.positive.offset, "buckets": list(point.positive.bucket_counts)}
+    return {**found, "bounds": list(point.explicit_bounds), "buckets": list(point.bucket_counts)}
+
+
 class EnvelopeReceiver(Receiver):
     """Receives error events as Sentry does.
 
@@ -148,4 +237,6 @@ def _value(value: Any) -> Any:
     kind = value.WhichOneof("value")
     if kind == "array_value":
         return [_value(each) for each in value.array_value.values]
+    if kind == "kvlist_value":
+        return _attributes(value.kvlist_value.values)
     return getattr(value, kind) if kind else None

@@ -113,7 +113,7 @@ async def test_a_data_directory_that_is_taken_away_comes_back(make_rig):
         await rig.request(rig.answering())
     shutil.rmtree(rig.worker.data_dir)
     await rig.request(rig.answering())
-    await rig.worker._restore_numbers()
+    await rig.worker._restore_directory()
     await rig.worker._keep_journal()
     await rig.request(rig.answering())
     lives = list_lives(rig.worker.data_dir / "journal")

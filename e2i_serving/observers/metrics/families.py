@@ -230,6 +230,11 @@ SPANS_DROPPED = Family(
 EVENTS_DROPPED = Family(
     "e2i_error_events_dropped_total", MetricType.COUNTER, "Error events that were lost, because too many waited."
 )
+LOG_LINES_DROPPED = Family(
+    "e2i_log_lines_dropped_total",
+    MetricType.COUNTER,
+    "Log lines that were not sent by OTLP, because they could not be in time; each was written all the same.",
+)
 FAILURES = Family(
     "e2i_internal_failures_total",
     MetricType.COUNTER,
@@ -272,5 +277,6 @@ FAMILIES: tuple[Family, ...] = (
     HEADERS_REFUSED,
     SPANS_DROPPED,
     EVENTS_DROPPED,
+    LOG_LINES_DROPPED,
     FAILURES,
 )

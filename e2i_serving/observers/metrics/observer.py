@@ -131,12 +131,14 @@ class MetricsObserver:
         for header, count in counts.copy().items():
             self._file.series(families.HEADERS_REFUSED, header).set(float(count))
 
-    def lost(self, spans: int, events: int) -> None:
-        """Take over how many spans and error events were lost."""
+    def lost(self, spans: int, events: int, lines: int) -> None:
+        """Take over how many spans, error events and log lines were lost."""
         if spans:
             self._file.series(families.SPANS_DROPPED).set(float(spans))
         if events:
             self._file.series(families.EVENTS_DROPPED).set(float(events))
+        if lines:
+            self._file.series(families.LOG_LINES_DROPPED).set(float(lines))
 
     def close(self) -> None:
         """Give the file up for others to fold."""

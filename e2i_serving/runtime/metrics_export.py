@@ -1,0 +1,123 @@
+"""Metrics by OTLP: the relay sends what a scrape would read, every minute, from a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import e2i_serving
+from e2i_serving.observers.metrics import collect
+from e2i_serving.observers.metrics.families import RELAY_UP, SERVICE_INFO
+from e2i_serving.settings import Settings, metrics_variables
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.metrics.export import MetricExporter
+
+logger = logging.getLogger("e2i_serving.relay")
+
+_LAST_SECONDS: Final = 5.0
+
+
+def metrics_export_of(settings: Settings, data_dir: Path, began_ns: int) -> MetricsExport | None:
+    """The export that the settings ask for, and OpenTelemetry's variables where these leave it open, if any.
+
+    Args:
+        settings: The settings.
+        data_dir: The instance's data directory.
+        began_ns: Since when its counters count, nanoseconds since the epoch.
+    """
+    wanted = wanted_exporter(settings)
+    if wanted == "none":
+        return None
+    try:
+        exporter = metric_exporter(wanted)
+    except ImportError as error:
+        # A start-up check refuses this; what is journaled is delivered all the same.
+        logger.error("Metrics are not sent: %s. Install e2i-serving[otlp].", error)  # noqa: TRY400  # says it all
+        return None
+    return MetricsExport(exporter, data_dir / "metrics", began_ns, metrics_variables().interval_seconds)
+
+
+def wanted_exporter(settings: Settings) -> str:
+    """Where metrics are to go: ``none``, ``otlp-grpc`` or ``otlp-http``."""
+    variables = metrics_variables()
+    if variables.disabled:
+        return "none"
+    return variables.exporter if settings.metrics_exporter == "none" else settings.metrics_exporter
+
+
+class MetricsExport:
+    """Sends an instance's metrics while it is open. A receiver that is down, slow or hung is felt nowhere else.
+
+    Args:
+        exporter: Where to.
+        folder: ``<data>/metrics``.
+        began_ns: Since when counters count, nanoseconds since the epoch.
+        interval_seconds: How often.
+    """
+
+    def __init__(self, exporter: MetricExporter, folder: Path, began_ns: int, interval_seconds: float) -> None:
+        self._exporter = exporter
+        self._folder = folder
+        self._began_ns = began_ns
+        self._interval_seconds = interval_seconds
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="e2i-metrics-export", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Send once more, and end; waits for a few seconds at most."""
+        self._ended.set()
+        self._thread.join(_LAST_SECONDS)
+
+    def _run(self) -> None:
+        is_last = False
+        while not is_last:
+            is_last = self._ended.wait(self._interval_seconds)
+            try:
+                self._send()
+            except Exception as error:  # noqa: BLE001  # promise 4: observability never harms
+                logger.warning("Metrics could not be sent: %s: %s", type(error).__name__, error)
+        self._exporter.shutdown()
+
+    def _send(self) -> None:
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415  # only where asked for
+
+        from e2i_serving.observers.metrics.otlp import metrics_data  # noqa: PLC0415  # likewise
+
+        totals = collect(self._folder)
+        totals.put(RELAY_UP, (), 1.0)
+        resource = Resource.create(_service(totals)).merge(OTELResourceDetector().detect())
+        version = e2i_serving.__version__
+        self._exporter.export(
+            metrics_data(totals, resource, began_ns=self._began_ns, now_ns=time.time_ns(), scope_version=version),
+            timeout_millis=self._interval_seconds * 1000,
+        )
+
+
+def _service(totals: Any) -> dict[str, str]:
+    """What is served, as the live workers say."""
+    labels = next((labels for name, labels in totals if name == SERVICE_INFO.name), None)
+    if labels is None:
+        return {}
+    said = dict(zip(SERVICE_INFO.labels, labels, strict=True))
+    return {"service.name": said["service"], "service.version": said["bento_version"]}
+
+
+def metric_exporter(name: str) -> MetricExporter:
+    """The exporter of this name, with endpoint, headers and time limits by OpenTelemetry's own variables.
+
+    Raises:
+        ImportError: It is not installed.
+    """
+    if name == "otlp-grpc":
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter  # noqa: PLC0415  # an extra
+    else:
+        from opentelemetry.exporter.otlp.proto.http.metric_exporter import (  # type: ignore[assignment]  # noqa: PLC0415
+            OTLPMetricExporter,
+        )
+    exporter: MetricExporter = OTLPMetricExporter()
+    return exporter

@@ -262,8 +262,12 @@ def _problem(problem: Problem) -> dict[str, Any]:
 
 def _show_erasure(done: Erasure, *, dry_run: bool) -> None:
     if not (done.rows.total() or done.frames or done.dead_letters or done.payload_files):
-        show(text("Nothing here is about them."))
+        show(text("Nothing here is about them. See that the name is right, and the key where entities are hashed."))
         return
+    if not done.rows["items"]:
+        show(
+            text("No prediction here is about them. See that the name is right, and the key where entities are hashed.")
+        )
     rows = table("WHAT", "WOULD BE ERASED" if dry_run else "ERASED")
     for name, count in sorted(done.rows.items()):
         rows.add_row(text(name), text(count))
@@ -275,4 +279,4 @@ def _show_erasure(done: Erasure, *, dry_run: bool) -> None:
     if done.elsewhere:
         show(text(f"Not reached: {', '.join(done.elsewhere)}. Erase them there.", "yellow"))
     if not dry_run:
-        show(text("Not reached either: backups, and the access log of standard output.", "yellow"))
+        show(text("Not reached: backups, log lines, and request ids that someone asked the trail for.", "yellow"))

@@ -97,6 +97,22 @@ def test_a_hold_is_set_listed_and_released(trail):
     run(trail, "verify")
 
 
+@pytest.mark.parametrize(
+    "forgery", ["UPDATE holds SET entity = 'customer=other'", "UPDATE holds SET reason = 'x'", "DELETE FROM holds"]
+)
+@pytest.mark.parametrize("released", [False, True])
+def test_a_hold_can_not_be_changed_unseen(trail, forgery, released):
+    """What was held, and why, stays provable after the hold was released too."""
+    hold_id = run(trail, "hold", "add", "--entity", SUBJECT, "--reason", "case 12").split()[1]
+    if released:
+        run(trail, "hold", "release", hold_id)
+    run(trail, "verify")
+    with closing(sqlite3.connect(trail.folder / "audit.db")) as connection:
+        connection.execute(forgery)
+        connection.commit()
+    assert hold_id in run(trail, "verify", code=1)
+
+
 def test_purge_says_what_it_purged(trail):
     """A try counts, the purge leaves signed gaps, and what is held is said."""
     run(trail, "hold", "add", "--until", "2200-01-01", "--entity", SUBJECT, "--reason", "case 12")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -38,8 +39,12 @@ def total(samples, name: str, **labels: str) -> float:
 
 @pytest.fixture(scope="module")
 def measured(serve):
-    """A server of this module's own, so that its counts are exact."""
+    """A server of this module's own, so that its counts are exact; it answers before its second worker is there."""
     with serve("probe:Probe") as server:
+        end = time.monotonic() + 60
+        while total(scrape(server), "e2i_workers") < 2:
+            assert time.monotonic() < end, "The second worker did not start."
+            time.sleep(0.05)
         yield server
 
 

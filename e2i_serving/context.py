@@ -19,6 +19,8 @@ class RequestContext(msgspec.Struct, frozen=True):
         sampled: Whether the trace is sampled.
         parent_request_id: The prediction id of the service that called this one, when it said so.
         baggage: What calling services say of the request, by name; bounded, and not to be trusted.
+        opik_trace_id: The trace in Opik whose child the request is, when the caller said so.
+        opik_parent_span_id: The span in it, likewise.
     """
 
     prediction_id: str
@@ -29,6 +31,8 @@ class RequestContext(msgspec.Struct, frozen=True):
     sampled: bool = False
     parent_request_id: str = ""
     baggage: dict[str, str] = {}
+    opik_trace_id: str = ""
+    opik_parent_span_id: str = ""
 
 
 current: ContextVar[RequestContext | None] = ContextVar("e2i_serving_request_context", default=None)

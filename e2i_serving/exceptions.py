@@ -58,7 +58,16 @@ class FailureQuotaFull(JournalFull):
 
 
 class StoreError(E2IServingError):
-    """An audit store refused a write or a query."""
+    """An audit store refused a write or a query, or a destination could not take what it was handed.
+
+    Args:
+        message: What was wrong.
+        retry_after: Seconds for which the destination asked to be left alone; 0 when it said nothing.
+    """
+
+    def __init__(self, message: str = "", *, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class RefusedError(StoreError):

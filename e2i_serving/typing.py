@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from e2i_serving.context import RequestContext
-from e2i_serving.record import OutcomeFilter, PredictionFilter, PredictionRecord, Row, RowBatch
+from e2i_serving.record import Entry, OutcomeFilter, PredictionFilter, PredictionRecord, Row, RowBatch
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Raw ASGI headers: lower-case names, undecoded values, in the order received."""
@@ -69,6 +69,43 @@ class Cipher(Protocol):
         Raises:
             EncryptionError: The key is not known, or the data is not what was encrypted for this context.
         """
+
+
+class Exporter(Protocol):
+    """Sends what happened to some other place, which is written to and never read.
+
+    Called from one thread of the relay only: may block, for a bounded time. The same entries may come again, after
+    a crash or when what it raised left open whether they arrived, so what it sends has ids that the receiver can know
+    them by. Memory is bounded by the batch that it is handed.
+    """
+
+    @property
+    def name(self) -> str:
+        """Its name in the ledger, the books and the redaction rules; never another's."""
+
+    def export(self, entries: Sequence[Entry]) -> None:
+        """Send entries, all of them or none; when this returns, the receiver has them.
+
+        Args:
+            entries: Of one life, in order, redacted. What it has no use for, it passes over.
+
+        Raises:
+            RefusedError: The receiver will never take these entries as they are.
+            StoreError: It may take them later; ``retry_after`` says when, if it is known.
+        """
+
+    def check(self) -> None:
+        """Go to the receiver and back, and leave nothing there.
+
+        Raises:
+            StoreError: It can't be reached or does not let us in; says how to mend it.
+        """
+
+    def force_flush(self, timeout_seconds: float) -> bool:
+        """Send what is held back, if anything is; returns whether all was sent in time."""
+
+    def shutdown(self) -> None:
+        """Give back connections and files. What is exported after it raises ``StoreError``."""
 
 
 class AuditStore(Protocol):

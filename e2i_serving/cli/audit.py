@@ -114,6 +114,7 @@ def show_prediction(
     output: Annotated[
         TableOrJson, typer.Option("--format", help="json prints one object a match.")
     ] = TableOrJson.TABLE,
+    opik: Annotated[bool, typer.Option("--opik", help="Print only the addresses of their traces in Opik.")] = False,
 ) -> None:
     """Show a prediction in full, with its outcomes, or list every prediction that an id stands for.
 
@@ -123,6 +124,7 @@ def show_prediction(
     Examples:
       e2i-serving audit show 0192f7b0-5c1e-7d4a-9f1e-2b7c6c1e8a11
       e2i-serving audit show 4bf92f3577b34da6a3ce929d0e0e4736 --format json
+      e2i-serving audit show 0192f7b0-5c1e-7d4a-9f1e-2b7c6c1e8a11 --opik
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.cli.prediction import as_object, full, listed  # noqa: PLC0415  # keeps --help fast
 
@@ -131,7 +133,14 @@ def show_prediction(
     if not found:
         print_error(f"No prediction, request or trace has the id {any_id}.")
         raise typer.Exit(1)
-    if output is TableOrJson.JSON:
+    if opik:
+        from e2i_serving.runtime.exporting import opik_trace_address  # noqa: PLC0415  # keeps --help fast
+        from e2i_serving.runtime.places import locate  # noqa: PLC0415  # likewise
+
+        settings = locate(one_of(data_dir, url)).settings
+        for row in found:
+            typer.echo(opik_trace_address(settings, row["prediction_id"]))
+    elif output is TableOrJson.JSON:
         print_json_lines(map(as_object, found))
     elif len(found) == 1:
         show(*full(found[0]))

@@ -20,6 +20,8 @@ def doctor(
 ) -> None:
     """Run the start-up checks of a service, and say how to mend what they find.
 
+    Loads its model, and goes to every destination of its records and back, leaving nothing there.
+
     Exits with 1 when a check fails.
 
     \b

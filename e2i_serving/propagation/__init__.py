@@ -3,6 +3,7 @@
 from e2i_serving.propagation.b3 import B3MultiPropagator, B3SinglePropagator
 from e2i_serving.propagation.baggage import LABEL_PREFIX, PREDICTION_ID, REQUEST_ID, BaggagePropagator
 from e2i_serving.propagation.extraction import ContextExtractor
+from e2i_serving.propagation.opik import OpikPropagator
 from e2i_serving.propagation.request_id import RequestIdPropagator
 from e2i_serving.propagation.vendor import AmazonTracePropagator, TraceIdPropagator
 from e2i_serving.propagation.w3c import TraceContextPropagator
@@ -16,6 +17,7 @@ __all__ = [
     "B3SinglePropagator",
     "BaggagePropagator",
     "ContextExtractor",
+    "OpikPropagator",
     "RequestIdPropagator",
     "TraceContextPropagator",
     "TraceIdPropagator",

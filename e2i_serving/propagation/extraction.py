@@ -12,6 +12,7 @@ import uuid_utils
 from e2i_serving.context import RequestContext
 from e2i_serving.propagation.b3 import B3MultiPropagator, B3SinglePropagator
 from e2i_serving.propagation.baggage import BaggagePropagator
+from e2i_serving.propagation.opik import OpikPropagator
 from e2i_serving.propagation.refusals import REFUSED
 from e2i_serving.propagation.request_id import RequestIdPropagator
 from e2i_serving.propagation.vendor import AmazonTracePropagator, TraceIdPropagator
@@ -26,6 +27,7 @@ PROPAGATORS: tuple[Propagator, ...] = (
     TraceIdPropagator(),
     RequestIdPropagator(),
     BaggagePropagator(),
+    OpikPropagator(),
 )
 """The propagators in their order of precedence: what an earlier one found, a later one leaves."""
 
@@ -72,6 +74,8 @@ class ContextExtractor:
             sampled,
             found.get("parent_request_id", ""),
             found.get("baggage", {}),
+            found.get("opik_trace_id", ""),
+            found.get("opik_parent_span_id", ""),
         )
 
     def inject(self, context: RequestContext) -> list[tuple[bytes, bytes]]:

@@ -6,6 +6,7 @@ from e2i_serving.relay.dead_letters import DeadLetter
 from e2i_serving.relay.delivery import Delivery
 from e2i_serving.relay.destination import Destination
 from e2i_serving.relay.election import RelayLock
+from e2i_serving.relay.export_destination import ExportDestination
 from e2i_serving.relay.ledger import Ledger
 from e2i_serving.relay.loop import Relay
 from e2i_serving.relay.payloads import LargePayloads, Payload, read_payload
@@ -17,6 +18,7 @@ __all__ = [
     "DeadLetter",
     "Delivery",
     "Destination",
+    "ExportDestination",
     "LargePayloads",
     "Ledger",
     "Payload",

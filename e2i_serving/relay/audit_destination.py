@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, Protocol
-
-import msgspec
 
 from e2i_serving.evidence import entry_digest, seal
 from e2i_serving.exceptions import E2IServingError, RefusedError
-from e2i_serving.record import (
-    AccessEvent,
-    Body,
-    Entry,
-    Gap,
-    LateResult,
-    ModelInfo,
-    OutcomeEvent,
-    PredictionRecord,
-    RowBatch,
-    StreamEnd,
-)
-from e2i_serving.redaction import Redactor
+from e2i_serving.record import Entry, PredictionRecord, RowBatch
 from e2i_serving.relay.explode import explode
 from e2i_serving.relay.payloads import LargePayloads
+from e2i_serving.relay.redacting import DestinationRedaction, RedactorFor
 from e2i_serving.typing import AuditStore
 
 AUDIT_STORE: Final = "audit-store"
@@ -68,15 +55,14 @@ class AuditDestination:
         self,
         store: AuditStore,
         *,
-        redactor_for: Callable[[ModelInfo], Redactor | None] | None = None,
+        redactor_for: RedactorFor | None = None,
         payloads: LargePayloads | None = None,
         checkpoints: ChainObserver | None = None,
     ) -> None:
         self.store = store
-        self._redactor_for = redactor_for
+        self._redaction = DestinationRedaction(redactor_for)
         self._payloads = payloads
         self._checkpoints = checkpoints
-        self._redactors: dict[str, Redactor | None] = {}
 
     def deliver(self, entries: Sequence[Entry], state: bytes) -> bytes:
         """Store entries of one life; see ``Destination.deliver``."""
@@ -108,7 +94,7 @@ class AuditDestination:
 
     def closed(self, life: str) -> None:
         """Let the life's chain be closed."""
-        self._redactors.pop(life, None)
+        self._redaction.forget(life)
         if self._checkpoints is not None:
             self._checkpoints.closed(life)
 
@@ -129,7 +115,7 @@ class AuditDestination:
         """The rows of entries, with their large payloads written to files if they are to be kept."""
         digests: dict[str, str] = {}
         try:
-            entries = self._redacted(entries)
+            entries = self._redaction.redacted(entries)
             if self._payloads is not None:
                 small: list[Entry] = []
                 for entry in entries:
@@ -148,29 +134,3 @@ class AuditDestination:
             for row in batch.predictions:
                 row["payload_digest"] = digests.get(row["prediction_id"])
         return batch
-
-    def _redacted(self, entries: Sequence[Entry]) -> Sequence[Entry]:
-        if self._redactor_for is None:
-            return entries
-        life = entries[0].life
-        if life.life not in self._redactors:
-            self._redactors[life.life] = self._redactor_for(life.model)
-        redactor = self._redactors[life.life]
-        if redactor is None:
-            return entries
-        return [msgspec.structs.replace(entry, body=_redact(redactor, entry)) for entry in entries]
-
-
-def _redact(redactor: Redactor, entry: Entry) -> Body | Gap:
-    body = entry.body
-    if isinstance(body, PredictionRecord):
-        return redactor.record(body)
-    if isinstance(body, StreamEnd):
-        return redactor.stream_end(body)
-    if isinstance(body, LateResult):
-        return redactor.late_result(body)
-    if isinstance(body, OutcomeEvent):
-        return redactor.outcome(body)
-    if isinstance(body, AccessEvent):
-        return redactor.access(body)
-    return body

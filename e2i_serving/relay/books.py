@@ -64,13 +64,16 @@ def read_books(data_dir: Path) -> list[Book]:
 def _read(data_dir: Path) -> list[Book]:
     ledger = Ledger(data_dir, read_only=True)
     try:
-        destinations = sorted({AUDIT_STORE, *ledger.destinations()})
-        return [_read_book(data_dir, ledger, destination) for destination in destinations]
+        active = ledger.active_destinations()
+        return [
+            _read_book(data_dir, ledger, destination, is_active=destination == AUDIT_STORE or destination in active)
+            for destination in sorted({AUDIT_STORE, *ledger.destinations()})
+        ]
     finally:
         ledger.close()
 
 
-def _read_book(data_dir: Path, ledger: Ledger, destination: str) -> Book:
+def _read_book(data_dir: Path, ledger: Ledger, destination: str, *, is_active: bool) -> Book:
     book = Book(destination)
     known = {totals.life: totals for totals in ledger.totals(destination)}
     folders = {folder.life: folder for folder in list_lives(data_dir / "journal")}
@@ -80,13 +83,17 @@ def _read_book(data_dir: Path, ledger: Ledger, destination: str) -> Book:
         book.dropped.update(totals.dropped)
     for life in known.keys() | folders.keys():
         row = known.get(life)
+        if not is_active:
+            # What it had not dealt with when it was taken away is not for it any more.
+            book.accepted += row.position.ordinal - row.skipped + row.given_up if row else 0
+            continue
         if row is not None and (row.closed or life not in folders):
             # What was closed before a further destination came was never for it.
-            book.accepted += row.records if row.begun or destination == AUDIT_STORE else 0
+            book.accepted += row.records - row.skipped if row.begun or destination == AUDIT_STORE else 0
             continue
         position = row.position if row else Position()
         accepted = max(_last_ordinal(folders[life], position), row.records if row else 0)
-        book.accepted += accepted
+        book.accepted += accepted - (row.skipped if row else 0)
         book.pending += accepted - position.ordinal - (row.given_up if row else 0)
     return book
 

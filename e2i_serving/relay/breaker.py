@@ -8,6 +8,8 @@ from enum import StrEnum
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 30.0
+LONGEST_ASKED_SECONDS = 600.0
+"""The longest pause that a destination may ask for: a clock that is wrong there must not stop us for a day."""
 
 
 class BreakerState(StrEnum):
@@ -36,11 +38,16 @@ class Breaker:
             return BreakerState.CLOSED
         return BreakerState.OPEN if time.monotonic() < self._resume_at else BreakerState.HALF_OPEN
 
-    def failed(self) -> float:
-        """Count a failure; returns the seconds that the destination is left alone."""
+    def failed(self, retry_after: float = 0.0) -> float:
+        """Count a failure; returns the seconds that the destination is left alone.
+
+        Args:
+            retry_after: The least number of seconds, when the destination asked for it.
+        """
         self.failures += 1
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self.failures - 1, 16))
         pause = longest * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
+        pause = max(pause, min(retry_after, LONGEST_ASKED_SECONDS))
         self._resume_at = time.monotonic() + pause
         return pause
 

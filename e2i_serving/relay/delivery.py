@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from e2i_serving.exceptions import E2IServingError, EncryptionError, FrameError, RefusedError
+from e2i_serving.exceptions import E2IServingError, EncryptionError, FrameError, RefusedError, StoreError
 from e2i_serving.journal import Frame, JournalReader, LifeFolder, Position
 from e2i_serving.record import Entry, Gap, Life
 from e2i_serving.relay.breaker import Breaker, BreakerState
@@ -338,7 +338,7 @@ class Delivery:
         self._say_pause(error)
 
     def _say_pause(self, error: Exception) -> None:
-        pause = self.breaker.failed()
+        pause = self.breaker.failed(error.retry_after if isinstance(error, StoreError) else 0.0)
         expected = isinstance(error, E2IServingError | OSError)
         details = None if expected or self.breaker.failures > 1 else error
         logger.warning("%s took nothing, next try in %.1f s: %s", self.name, pause, error, exc_info=details)

@@ -34,6 +34,8 @@ class LifeTotals(NamedTuple):
     """Of the dropped records, those that stand behind the position."""
     begun: bool
     """Whether the destination dealt with anything of the life."""
+    skipped: int = 0
+    """Of the records before the position, those that were never for the destination: it was added later."""
 
 
 class GivenUp(NamedTuple):
@@ -123,6 +125,7 @@ class Ledger:
                 "dead_lettered = dead_lettered + excluded.dead_lettered, state = excluded.state",
                 (destination, life.life, *position, stored, dead, state),
             )
+            connection.execute("INSERT OR IGNORE INTO destinations VALUES (?, 1)", (destination,))
             self._drop(connection, destination, life, dropped)
             connection.execute(
                 "DELETE FROM given_up WHERE destination = ? AND life = ? AND last <= ?",
@@ -130,6 +133,28 @@ class Ledger:
             )
             for letter in dead_letters:
                 DeadLetters.insert(connection, destination, letter)
+
+    def enlist(self, names: Sequence[str], leader: str) -> None:
+        """Note which destinations there are from now on.
+
+        One that is new, or is there again, begins in each life where the leader stands; what is before that is not
+        its own. In a life that nobody dealt with yet, it begins at the beginning.
+
+        Args:
+            names: All of them.
+            leader: The one that is always there.
+        """
+        with self._transaction() as connection:
+            active = {name for (name,) in connection.execute("SELECT name FROM destinations WHERE active")}
+            connection.execute("UPDATE destinations SET active = 0")
+            for name in names:
+                connection.execute("INSERT OR REPLACE INTO destinations VALUES (?, 1)", (name,))
+                if name not in active and name != leader:
+                    self._join(connection, name, leader)
+
+    def active_destinations(self) -> set[str]:
+        """The destinations that the last relay had."""
+        return {name for (name,) in self._all("SELECT name FROM destinations WHERE active")}
 
     def give_up(self, life: Life, by_destination: Mapping[str, GivenUp]) -> None:
         """Note what destinations lose with a segment, before it goes."""
@@ -166,8 +191,8 @@ class Ledger:
         )
 
     def destinations(self) -> list[str]:
-        """Every destination that ever dealt with anything."""
-        return [name for (name,) in self._all("SELECT DISTINCT destination FROM cursors ORDER BY destination")]
+        """Every destination that there ever was."""
+        return [name for (name,) in self._all("SELECT name FROM destinations ORDER BY name")]
 
     def totals(self, destination: str) -> list[LifeTotals]:
         """What became of every life's records at a destination, in one consistent reading."""
@@ -184,16 +209,17 @@ class Ledger:
             )
             rows = connection.execute(
                 "SELECT lives.life, closed, records, segment, offset, sequence, ordinal, stored, "
-                "dead_lettered - recovered "
+                "dead_lettered - recovered, skipped "
                 "FROM lives LEFT JOIN cursors ON cursors.life = lives.life AND destination = ? ORDER BY lives.life",
                 (destination,),
             ).fetchall()
         found: list[LifeTotals] = []
-        for life, closed, records, *position, stored, dead in rows:
+        for life, closed, records, *position, stored, dead, skipped in rows:
             where = Position() if position[0] is None else Position(*position)
             dropped = drops.get(life, {})
             counts = (stored or 0, dead or 0, dropped, lost.get(life, 0))
-            found.append(LifeTotals(life, bool(closed), records, where, *counts, begun=position[0] is not None))
+            begun = position[0] is not None
+            found.append(LifeTotals(life, bool(closed), records, where, *counts, begun=begun, skipped=skipped or 0))
         return found
 
     def close(self) -> None:
@@ -219,6 +245,33 @@ class Ledger:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+
+    @staticmethod
+    def _join(connection: sqlite3.Connection, name: str, leader: str) -> None:
+        """Bring a destination to where the leader stands, in the lives that are still read and in those it began."""
+        rows = connection.execute(
+            "SELECT ahead.life, ahead.segment, ahead.offset, ahead.sequence, ahead.ordinal, coalesce(own.sequence, 0), "
+            "coalesce(own.ordinal, 0) FROM cursors AS ahead JOIN lives USING (life) "
+            "LEFT JOIN cursors AS own ON own.life = ahead.life AND own.destination = ?1 "
+            "WHERE ahead.destination = ?2 AND (own.life IS NOT NULL OR NOT closed)",
+            (name, leader),
+        ).fetchall()
+        for life, segment, offset, sequence, ordinal, own_sequence, own_ordinal in rows:
+            if own_sequence >= sequence:
+                continue
+            behind = "FROM given_up WHERE destination = ? AND life = ? AND last <= ?"
+            lost = connection.execute(
+                f"SELECT coalesce(sum(records), 0) {behind}",
+                (name, life, sequence),
+            ).fetchone()[0]
+            connection.execute(f"DELETE {behind}", (name, life, sequence))
+            connection.execute(
+                "INSERT INTO cursors (destination, life, segment, offset, sequence, ordinal, skipped) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (destination, life) DO UPDATE SET "
+                "segment = excluded.segment, offset = excluded.offset, sequence = excluded.sequence, "
+                "ordinal = excluded.ordinal, skipped = skipped + excluded.skipped",
+                (name, life, segment, offset, sequence, ordinal, ordinal - own_ordinal - lost),
+            )
 
     @staticmethod
     def _know(connection: sqlite3.Connection, life: Life, records: int) -> None:

@@ -9,7 +9,7 @@ from typing import Final
 from e2i_serving.exceptions import JournalError
 
 LEDGER_NAME: Final = "ledger.db"
-VERSION: Final = 2
+VERSION: Final = 3
 """``PRAGMA user_version`` of a ledger of this release; 0 in the first one's, which did not set it."""
 
 _LIVES_AND_DROPS: Final = """
@@ -76,6 +76,14 @@ CREATE TABLE given_up (
     PRIMARY KEY (destination, life, segment)
 ) WITHOUT ROWID;
 """
+_SINCE_3: Final = """
+ALTER TABLE cursors ADD COLUMN skipped INTEGER NOT NULL DEFAULT 0;
+CREATE TABLE destinations (
+    name TEXT PRIMARY KEY,
+    active INTEGER NOT NULL
+) WITHOUT ROWID;
+INSERT INTO destinations SELECT DISTINCT destination, 1 FROM cursors;
+"""
 
 
 def open_ledger(data_dir: Path) -> sqlite3.Connection:
@@ -132,8 +140,10 @@ def _upgrade(connection: sqlite3.Connection) -> None:
         return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if _version(connection) < VERSION:  # asked again: another process may have been faster
-            for statement in f"{_LIVES_AND_DROPS}{_CURSORS}{_SINCE_2}".split(";"):
+        found = _version(connection)  # asked again: another process may have been faster
+        if found < VERSION:
+            since_1 = f"{_LIVES_AND_DROPS}{_CURSORS}{_SINCE_2}" if found < 2 else ""  # noqa: PLR2004  # a version
+            for statement in f"{since_1}{_SINCE_3}".split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")
     except BaseException:

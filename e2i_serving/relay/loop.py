@@ -12,6 +12,7 @@ from typing import Final
 
 from e2i_serving.exceptions import FrameError
 from e2i_serving.journal import LifeFolder, list_lives
+from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.relay.delivery import Delivery, Lives
 from e2i_serving.relay.ledger import Ledger
 from e2i_serving.relay.overflow import finish_given_up, make_room
@@ -24,6 +25,8 @@ ROOM_SECONDS: Final = 1.0
 LOOK_SECONDS: Final = 0.2
 """The longest that a signal, or the end of what is left to do, goes unnoticed."""
 SHORT_SECONDS: Final = 0.01
+TRIES_ONCE: Final = 5
+"""Failures in a row after which an exporter is not waited for by a relay that is to end soon."""
 JOIN_SECONDS: Final = 0.5
 """How long a destination may take to notice the end, beyond the deadline."""
 
@@ -92,7 +95,7 @@ class Relay:
         journal.
 
         Args:
-            once: Return as soon as nothing is left to deliver.
+            once: Return as soon as nothing is left to deliver, but to exporters that failed several times in a row.
         """
         self._ended.clear()
         finish_given_up(self._look(), [delivery.name for delivery in self._deliveries], self._ledger)
@@ -144,7 +147,9 @@ class Relay:
             number = self._number
             self._news.wait(min(self._poll_seconds, LOOK_SECONDS))
             self._news.clear()
-            is_idle = all(delivery.idle_at >= number for delivery in self._deliveries)
+            is_idle = all(
+                delivery.idle_at >= number or (once and _may_be_left(delivery)) for delivery in self._deliveries
+            )
             if not self._is_needed():  # workers may make anew what was removed, and it is not this relay's to clear
                 break
             self._settle()
@@ -246,3 +251,8 @@ class Relay:
         if folder.life not in self._unreadable:
             self._unreadable.add(folder.life)
             logger.error("The journal of life %s can't be read: %s", folder.life, error)
+
+
+def _may_be_left(delivery: Delivery) -> bool:
+    # A command's relay may lack an exporter's secrets; what is in the journal waits for the next relay.
+    return delivery.name != AUDIT_STORE and delivery.breaker.failures >= TRIES_ONCE

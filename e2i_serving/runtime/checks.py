@@ -23,6 +23,7 @@ from e2i_serving.exceptions import ConfigurationError, E2IServingError
 from e2i_serving.record import ModelInfo
 from e2i_serving.redaction import redactor_of
 from e2i_serving.runtime.definition import ServiceDefinition, definition_of, make_private
+from e2i_serving.runtime.exporting import exporter_problems, round_trips
 from e2i_serving.runtime.models import missing_model
 from e2i_serving.runtime.objectives import objectives_file
 from e2i_serving.runtime.relay_process import audit_url
@@ -90,7 +91,7 @@ def run_checks(definition: ServiceDefinition) -> list[tuple[str, list[Problem]]]
 
 
 def examine(target: str, working_dir: Path) -> list[tuple[str, list[Problem]]] | str:
-    """Import a service as ``bentoml serve`` would, run its checks, and load its model as a worker would.
+    """Import a service as ``bentoml serve`` would, run its checks, load its model, and go to every destination.
 
     Args:
         target: The service: ``module:Class``, a folder, or a bento's tag.
@@ -103,9 +104,15 @@ def examine(target: str, working_dir: Path) -> list[tuple[str, list[Problem]]] |
         loaded: Any = bentoml.load(target, working_dir=str(working_dir))
     except (E2IServingError, BentoMLException, ImportError, SyntaxError) as error:
         return f"{target} can't be imported from {working_dir.absolute()}: {error}"
-    found = run_checks(definition_of(loaded.inner))
+    definition = definition_of(loaded.inner)
+    found = run_checks(definition)
     if not any(problems for _, problems in found):
         found.append(("load", list(_load(loaded.inner))))
+        resolved = definition.load_settings()
+        found += [
+            (f"destination {name}", [Problem(f"destination {name}", problem, "")] if problem else [])
+            for name, problem in round_trips(resolved.settings, definition.data_dir(resolved))
+        ]
     return found
 
 
@@ -236,6 +243,12 @@ def _tracing(definition: ServiceDefinition, resolved: ResolvedSettings) -> Itera
 def _errors(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # as above
     if resolved.settings.sentry_dsn.get_secret_value() and importlib.util.find_spec("sentry_sdk") is None:
         yield Problem("errors", "sentry_dsn needs the Sentry SDK.", "Install e2i-serving[sentry], or unset it.")
+
+
+@check("exporters")
+def _exporters(definition: ServiceDefinition, resolved: ResolvedSettings) -> Iterator[Problem]:  # noqa: ARG001  # as above
+    for problem in exporter_problems(resolved.settings):
+        yield Problem("exporters", problem, "")
 
 
 @check("retention")

@@ -88,7 +88,7 @@ class Observation:
         self.items = 0
         self.phases: dict[str, float] = {}
         self.labels: dict[str, str] = {}
-        self.attributes: dict[str, Any] = {}
+        self.attributes: dict[str, Any] = _caller_in_opik(context) if context.opik_trace_id else {}
         self.entities: dict[str, Column] = {}
         self.inputs: dict[str, Column] = {}
         self.outputs: dict[str, Column] = {}
@@ -222,6 +222,11 @@ class Observation:
             for name, column in columns.items()
             if column_length(column) not in (None, self.items)
         )
+
+
+def _caller_in_opik(context: RequestContext) -> dict[str, Any]:
+    found = {"opik_trace_id": context.opik_trace_id, "opik_parent_span_id": context.opik_parent_span_id}
+    return {name: value for name, value in found.items() if value}
 
 
 observation: ContextVar[Observation | None] = ContextVar("e2i_serving_observation", default=None)

@@ -16,10 +16,11 @@ from e2i_serving.evidence import open_checkpointer
 from e2i_serving.exceptions import ConfigurationError, E2IServingError
 from e2i_serving.observers.metrics import fold
 from e2i_serving.redaction import redactor_of
-from e2i_serving.relay import Delivery, LargePayloads, Ledger, Relay, RelayLock
+from e2i_serving.relay import Delivery, Destination, LargePayloads, Ledger, Relay, RelayLock
 from e2i_serving.relay.audit_destination import AUDIT_STORE, AuditDestination
 from e2i_serving.relay.delivery import BATCH_BYTES
 from e2i_serving.runtime.definition import make_private
+from e2i_serving.runtime.exporting import export_destinations
 from e2i_serving.runtime.logs import configure_logs
 from e2i_serving.runtime.metrics_export import metrics_export_of
 from e2i_serving.runtime.relay_report import open_report
@@ -63,7 +64,11 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
             # What is on its way can't be given up, so it must be a small part of the journal.
             batch_bytes = min(BATCH_BYTES, settings.journal_bytes // 8)
             size = settings.relay_batch_size
-            deliveries = [Delivery(destination, ledger, batch_size=size, batch_bytes=batch_bytes, cipher=cipher)]
+            destinations: list[Destination] = [destination, *export_destinations(settings)]
+            ledger.enlist([each.name for each in destinations], AUDIT_STORE)
+            deliveries = [
+                Delivery(each, ledger, batch_size=size, batch_bytes=batch_bytes, cipher=cipher) for each in destinations
+            ]
             report = open_report(data_dir, deliveries, ledger, cipher)
 
             def keep_house() -> None:

@@ -291,3 +291,75 @@ class Settings(BaseSettings):
     relay_shutdown_seconds: float = Field(
         30.0, ge=0, le=3600, description="Longest the relay goes on delivering after it was told to stop, in seconds."
     )
+
+    opik_enabled: bool = Field(False, description="Send a trace of each prediction, and its outcomes, to Opik.")
+    opik_url: str = Field(
+        "",
+        description="Where Opik's API is, such as `http://localhost:5173/api`. Unset: what `OPIK_URL_OVERRIDE` says, "
+        "or Opik Cloud.",
+    )
+    opik_api_key: SecretStr = Field(SecretStr(""), description="Opik's API key. Unset: what `OPIK_API_KEY` says.")
+    opik_workspace: str = Field(
+        "", max_length=150, description="Opik's workspace. Unset: what `OPIK_WORKSPACE` says, or `default`."
+    )
+    opik_project: str = Field(
+        "",
+        max_length=150,
+        description="Opik's project. Unset: what `OPIK_PROJECT_NAME` says, or the service's name.",
+    )
+    opik_trace_per: Literal["request", "item"] = Field(
+        "request", description="What a trace in Opik is: a whole `request`, or each `item` of it."
+    )
+    opik_spans: bool = Field(
+        False, description="Send a span for each phase as well; it about doubles what is sent and kept there."
+    )
+    opik_sampling_rate: float = Field(
+        1.0, ge=0, le=1, description="Fraction of the journaled predictions that Opik gets, with their outcomes."
+    )
+    opik_sampling_errors: bool = Field(
+        True, description="Send every prediction that did not end `ok` to Opik, whatever the rate."
+    )
+    opik_thread: str = Field(
+        "",
+        max_length=256,
+        description="Name of the entity or the label whose value is the thread of a trace. Unset: traces have none.",
+    )
+    opik_payload_bytes: int = Field(
+        MIB,
+        ge=1024,
+        le=16 * MIB,
+        description="Largest record whose inputs and outputs Opik gets, in bytes; a larger one's trace says where they "
+        "are instead.",
+    )
+    opik_timeout_seconds: float = Field(
+        10.0, ge=0.1, le=300, description="Longest that a request to Opik may take, in seconds."
+    )
+    jsonl_path: str = Field(
+        "",
+        description="File to which every prediction and event is appended as a line of JSON; `-` is the relay's "
+        "standard output. Unset: none.",
+    )
+    webhook_url: str = Field(
+        "", description="Where every prediction and event is posted to, as a batch of CloudEvents. Unset: nowhere."
+    )
+    webhook_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Secret that signs what the webhook posts (HMAC with SHA-256), at least 16 characters; a webhook "
+        "needs one.",
+    )
+    webhook_timeout_seconds: float = Field(
+        10.0, ge=0.1, le=300, description="Longest that a post of the webhook may take, in seconds."
+    )
+    otlp_logs_enabled: bool = Field(
+        False,
+        description="Send every prediction and event as a log record by OTLP over HTTP; headers by OpenTelemetry's own "
+        "`OTEL_EXPORTER_OTLP_*` variables. Needs the extra `otlp`.",
+    )
+    otlp_logs_endpoint: str = Field(
+        "",
+        description="Where OTLP log records go, the whole URL. Unset: what `OTEL_EXPORTER_OTLP_LOGS_ENDPOINT` or "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT` says, or `http://localhost:4318/v1/logs`.",
+    )
+    otlp_logs_timeout_seconds: float = Field(
+        10.0, ge=0.1, le=300, description="Longest that an export of log records may take, in seconds."
+    )

@@ -1,10 +1,10 @@
-"""What OpenTelemetry's and Sentry's own variables say, where a setting of ours leaves it open."""
+"""What OpenTelemetry's, Sentry's and Opik's own variables say, where a setting of ours leaves it open."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote
 
@@ -16,6 +16,8 @@ BATCH_SIZE: Final = 128
 DELAY_MILLISECONDS: Final = 1000.0
 INTERVAL_MILLISECONDS: Final = 60_000.0
 TIMEOUT_MILLISECONDS: Final = 10_000.0
+
+OPIK_CLOUD: Final = "https://www.comet.com/opik/api"
 
 _SAMPLERS: Final = {"always_on": 1.0, "always_off": 0.0, "parentbased_always_on": 1.0, "parentbased_always_off": 0.0}
 _RATIO_SAMPLERS: Final = frozenset({"traceidratio", "parentbased_traceidratio"})
@@ -154,6 +156,38 @@ def sentry_variable(environ: Mapping[str, str] | None = None) -> str:
         environ: The environment; this process's by default.
     """
     return (os.environ if environ is None else environ).get("SENTRY_DSN", "")
+
+
+@dataclass(frozen=True, slots=True)
+class OpikVariables:
+    """Opik's own variables.
+
+    Attributes:
+        url: ``OPIK_URL_OVERRIDE``; Opik Cloud's when not said.
+        api_key: ``OPIK_API_KEY``.
+        workspace: ``OPIK_WORKSPACE``; ``default`` when not said.
+        project: ``OPIK_PROJECT_NAME``; empty when not said.
+    """
+
+    url: str = OPIK_CLOUD
+    api_key: str = field(default="", repr=False)
+    workspace: str = "default"
+    project: str = ""
+
+
+def opik_variables(environ: Mapping[str, str] | None = None) -> OpikVariables:
+    """Read Opik's variables.
+
+    Args:
+        environ: The environment; this process's by default.
+    """
+    environ = os.environ if environ is None else environ
+    return OpikVariables(
+        environ.get("OPIK_URL_OVERRIDE") or OPIK_CLOUD,
+        environ.get("OPIK_API_KEY", ""),
+        environ.get("OPIK_WORKSPACE") or "default",
+        environ.get("OPIK_PROJECT_NAME", ""),
+    )
 
 
 def _pairs(text: str) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """For tests of services and of extensions: run a service without a server, and fakes held to the real contracts."""
 
+from e2i_serving.testing.exporters import ExportReceiver, Fault, OpikReceiver, RecordingExporter
 from e2i_serving.testing.harness import Reply, ServiceHarness
 from e2i_serving.testing.receivers import EnvelopeReceiver, LogReceiver, MetricsReceiver, OtlpReceiver
 from e2i_serving.testing.stores import InMemoryAuditStore
@@ -10,6 +11,12 @@ __all__ = [
     "LogReceiver",
     "MetricsReceiver",
     "OtlpReceiver",
+    "ExportReceiver",
+    "Fault",
+    "InMemoryAuditStore",
+    "OpikReceiver",
+    "OtlpReceiver",
+    "RecordingExporter",
     "Reply",
     "ServiceHarness",
 ]

@@ -130,3 +130,13 @@ def test_no_bytes_in_any_header_raise(headers):
     assert re.fullmatch(r"[0-9a-f]{32}", context.trace_id)
     assert re.fullmatch(r"([0-9a-f]{16})?", context.parent_span_id)
     assert all(name.isascii() and text.isprintable() for name, text in context.baggage.items())
+
+
+def test_a_caller_names_its_trace_in_opik():
+    """A well-formed pair is in the context; a span alone, or what is no UUID, is not."""
+    trace, span = b"0192f7b0-5c1e-7d4a-9f1e-2b7c6c1e8a11", b"0192F7B0-5C1E-7D4A-9F1E-2B7C6C1E8A12"
+    context = extract((b"opik_trace_id", trace), (b"opik_parent_span_id", span))
+    assert (context.opik_trace_id, context.opik_parent_span_id) == (trace.decode(), span.decode().lower())
+    assert extract((b"opik_trace_id", trace)).opik_parent_span_id == ""
+    for headers in ([(b"opik_parent_span_id", span)], [(b"opik_trace_id", b"x" * 36)]):
+        assert extract(*headers).opik_trace_id == ""

@@ -1,0 +1,1 @@
+"""Exporters: what sends predictions and events to places that are written to and never read."""

@@ -1,0 +1,342 @@
+"""The exporter to Opik: what it sends, and what it makes of what it is answered."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from contextlib import closing
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from e2i_serving.exceptions import RefusedError, StoreError
+from e2i_serving.exporters.opik import OpikExporter
+from e2i_serving.exporters.opik_traces import TraceStyle, derived_id, item_trace_id
+from e2i_serving.record import (
+    Constant,
+    Deployment,
+    Entry,
+    Life,
+    Matrix,
+    ModelInfo,
+    Outcome,
+    OutcomeEvent,
+    PredictionRecord,
+    StreamEnd,
+    Values,
+)
+from e2i_serving.testing import Fault, OpikReceiver
+
+SCHEMA_VARIABLE = "E2I_TEST_OPIK_SCHEMA"
+"""Names the file with Opik's published contract, where what is sent is to be held against it."""
+
+LIFE = Life(
+    "life-1",
+    "credit",
+    1,
+    1,
+    model=ModelInfo("scorer", "v1", feature_names=("age", "income"), classes=("no", "yes")),
+    deployment=Deployment(environment="production", arm="b"),
+)
+START_NS = 1_790_000_000_123_456_789
+
+
+def prediction_id(number: int) -> str:
+    """A UUIDv7 of its own, whose last digits are spread out."""
+    tail = number * 0x9E3779B97F4A7C15 % 2**62
+    return str(uuid.UUID(int=(START_NS // 10**6 << 80) | (7 << 76) | (2 << 62) | tail))
+
+
+def prediction(number: int = 1, *, size: int = 300, items: int = 1, **changes: Any) -> Entry:
+    """A prediction's entry."""
+    features = np.array([[31.0 + number, np.nan]] * items, dtype="<f4")
+    fields: dict[str, Any] = {
+        "prediction_id": prediction_id(number),
+        "time_ns": START_NS,
+        "duration": 0.25,
+        "outcome": Outcome.OK,
+        "status": 200,
+        "endpoint": "predict",
+        "request_id": f"r{number}",
+        "trace_id": f"{number + 1:032x}",
+        "phases": {"decode": 0.05, "features": 0.1, "predict": 0.1},
+        "labels": {"brand": "north"},
+        "items": items,
+        "entities": {"customer": Values([f"c{index}" for index in range(items)])},
+        "inputs": {"features": Matrix.of(features)},
+        "outputs": {"prediction": Values(["yes"] * items), "threshold": Constant(float("inf"))},
+        **changes,
+    }
+    return Entry(LIFE, number + 1, PredictionRecord(**fields), size)
+
+
+def outcome(number: int = 1, sequence: int = 900, **changes: Any) -> Entry:
+    """An outcome's entry."""
+    fields = {"outcome_id": prediction_id(sequence), "time_ns": 1, "prediction_id": prediction_id(number), **changes}
+    return Entry(LIFE, sequence, OutcomeEvent(**fields))
+
+
+@pytest.fixture
+def opik():
+    """A receiver."""
+    with OpikReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def export(opik):
+    """What exports entries to the receiver."""
+
+    def run(*entries: Entry, **options: Any) -> None:
+        with closing_exporter(opik, **options) as exporter:
+            exporter.export(entries)
+
+    return run
+
+
+def closing_exporter(opik, **options: Any) -> Any:
+    """An exporter that is closed behind a with-block."""
+    exporter = OpikExporter(opik.url, **{"timeout_seconds": 2, **options})
+    exporter.close = exporter.shutdown  # type: ignore[attr-defined]
+    return closing(exporter)  # type: ignore[type-var]
+
+
+def test_a_prediction_is_a_trace_of_its_own_id(opik, export):
+    """Objects by name, times in UTC, NaN as null, and all that says which model it was."""
+    export(prediction(), api_key="key", workspace="risk", style=TraceStyle(thread="customer"))
+    (request,) = opik.requests
+    assert (request.method, request.path) == ("POST", "/v1/private/traces/batch")
+    assert (request.headers["authorization"], request.headers["comet-workspace"]) == ("key", "risk")
+    assert request.headers["content-encoding"] == "gzip"
+    (trace,) = opik.traces.values()
+    assert trace["id"] == prediction_id(1)
+    assert trace["input"] == {"age": 32.0, "income": None}
+    assert trace["output"] == {"prediction": "yes", "threshold": None}
+    assert (trace["start_time"], trace["end_time"]) == ("2026-09-21T14:13:20.123456Z", "2026-09-21T14:13:20.373456Z")
+    assert (trace["project_name"], trace["name"], trace["thread_id"]) == ("credit", "predict", "c0")
+    assert (trace["source"], trace["environment"]) == ("sdk", "production")
+    assert trace["tags"] == ["credit", "scorer", "production", "b", "ok"]
+    assert trace["metadata"]["model_version"] == "v1"
+    assert trace["metadata"]["entity"] == {"customer": "c0"}
+    assert "error_info" not in trace
+
+
+def test_what_failed_says_why(opik, export):
+    """The error has the traceback that Opik insists on."""
+    export(prediction(outcome=Outcome.ERROR, status=500, error_type="ValueError", error_message="no"))
+    (trace,) = opik.traces.values()
+    assert trace["error_info"] == {"exception_type": "ValueError", "message": "no", "traceback": "ValueError: no"}
+
+
+def test_a_request_of_many_items_is_one_trace_or_many(opik, export):
+    """As a whole it lists its items; by item each has a stable id and the request as its thread."""
+    export(prediction(items=3))
+    (trace,) = opik.traces.values()
+    assert [item["age"] for item in (each["features"] for each in trace["input"]["items"])] == [32.0] * 3
+    opik.traces.clear()
+    export(prediction(items=3), style=TraceStyle(per="item"))
+    assert list(opik.traces) == [item_trace_id(prediction_id(1), index) for index in range(3)]
+    assert {trace["thread_id"] for trace in opik.traces.values()} == {prediction_id(1)}
+    assert all(uuid.UUID(each).version == 7 for each in opik.traces)
+
+
+def test_a_large_payload_is_named_and_not_sent(opik, export):
+    """The trace says where it is."""
+    export(prediction(size=5000), style=TraceStyle(payload_bytes=4096))
+    (trace,) = opik.traces.values()
+    assert trace["input"] == {"kept_in": "audit trail", "prediction_id": prediction_id(1), "bytes": 5000}
+    assert "output" not in trace
+
+
+def test_phases_are_spans_when_asked_for(opik, export):
+    """One after another, within their trace."""
+    export(prediction(), spans=True)
+    spans = list(opik.spans.values())
+    assert [span["name"] for span in spans] == ["decode", "features", "predict"]
+    assert {span["trace_id"] for span in spans} == {prediction_id(1)}
+    assert spans[0]["end_time"] == spans[1]["start_time"]
+
+
+def test_a_prediction_is_a_child_of_its_callers_trace(opik, export):
+    """It is a span there, besides its own trace."""
+    parent, above = prediction_id(77), prediction_id(78)
+    export(prediction(attributes={"opik_trace_id": parent, "opik_parent_span_id": above}), prediction(2))
+    (span,) = opik.spans.values()
+    assert (span["trace_id"], span["parent_span_id"]) == (parent, above)
+    assert span["id"] == derived_id(prediction_id(1), "child")
+    assert span["metadata"]["prediction_id"] == prediction_id(1)
+    assert len(opik.traces) == 2
+
+
+def test_a_streams_end_is_a_part_of_its_trace(opik, export):
+    """Known in time it stands in the trace; later, it changes what is there."""
+    begun = prediction(outcome=Outcome.INTERRUPTED)
+    ended = Entry(LIFE, 3, StreamEnd(prediction_id(1), 2.0, Outcome.CANCELLED, error_type="gone"))
+    export(begun, ended)
+    (at_once,) = opik.traces.values()
+    assert at_once["end_time"] == "2026-09-21T14:13:22.123456Z"
+    assert at_once["error_info"]["exception_type"] == "gone"
+    opik.traces.clear()
+    export(begun)
+    export(ended)
+    (later,) = opik.traces.values()
+    assert later["end_time"] == "2026-09-21T14:13:22.123000Z"
+    assert later["error_info"] == at_once["error_info"]
+    assert later["tags_to_add"] == ["cancelled"]
+    assert later["input"] == at_once["input"]
+
+
+def test_outcomes_are_feedback_scores(opik, export):
+    """Numbers as they are, other truths as a category; of several of a name, the last one holds."""
+    export(
+        outcome(value=True),
+        outcome(2, 901, value="churned", source="claims", comment="late"),
+        outcome(2, 902, name="quality", score=0.25),
+        outcome(2, 903, name="quality", score=0.75),
+        outcome(3, 904, item_index=2, value=7),
+    )
+    (request,) = opik.requests
+    assert (request.method, request.path) == ("PUT", "/v1/private/traces/feedback-scores")
+    first, second, third, fourth = request.json()["scores"]
+    assert (first["id"], first["name"], first["value"]) == (prediction_id(1), "truth", 1.0)
+    assert (second["category_name"], second["value"], second["reason"]) == ("churned", 1.0, "claims: late")
+    assert (third["name"], third["value"]) == ("quality", 0.75)
+    assert (fourth["name"], fourth["value"]) == ("truth[2]", 7.0)
+
+
+def test_a_score_that_opik_has_no_place_for_is_refused(export):
+    """Out of range, not a number, or nothing at all."""
+    for changes in ({"score": 2e9}, {"value": float("nan")}, {}):
+        with pytest.raises(RefusedError):
+            export(outcome(**changes))
+
+
+def test_an_outcome_without_a_prediction_is_passed_over(opik, export):
+    """Opik knows no request ids."""
+    export(outcome(prediction_id="", request_id="r1", value=True))
+    assert opik.requests == []
+
+
+def test_sampling_is_by_prediction_and_keeps_errors(opik, export):
+    """An outcome goes where its prediction went."""
+    entries = [prediction(number) for number in range(400)]
+    failed = prediction(4000, outcome=Outcome.ERROR)
+    export(*entries, failed, *(outcome(number, 5000 + number, value=1) for number in range(400)), sampling_rate=0.25)
+    assert 60 < len(opik.traces) < 140
+    assert failed.body.prediction_id in opik.traces
+    assert {trace for trace, _ in opik.scores} == set(opik.traces) - {failed.body.prediction_id}
+    opik.traces.clear()
+    export(*entries, failed, sampling_rate=0, sampling_errors=False)
+    assert not opik.traces
+
+
+def test_batches_are_bounded_by_number_and_by_bytes(opik, export):
+    """A thousand traces, or four megabytes of them."""
+    export(*(prediction(number) for number in range(2500)))
+    assert [len(request.json()["traces"]) for request in opik.requests] == [1000, 1000, 500]
+    opik.requests.clear()
+    wide = {"text": Values(["x" * 900_000])}
+    export(*(prediction(number, inputs=wide) for number in range(10)))
+    assert [len(request.json()["traces"]) for request in opik.requests] == [4, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "least"),
+    [
+        (Fault(400, body=b'{"errors":["id must be a v7"]}'), RefusedError, 0),
+        (Fault(422), RefusedError, 0),
+        (Fault(401), StoreError, 30),
+        (Fault(403), StoreError, 30),
+        (Fault(404), StoreError, 0),
+        (Fault(429), StoreError, 0),
+        (Fault(429, {"Retry-After": "7"}), StoreError, 7),
+        (Fault(429, {"RateLimit-Reset": "9", "Retry-After": "7"}), StoreError, 9),
+        (Fault(429, {"Retry-After": "soon"}), StoreError, 0),
+        (Fault(500), StoreError, 0),
+        (Fault(502, {"Content-Type": "text/html"}, b"<html>\x00bad gateway"), StoreError, 0),
+        (Fault(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>sign in"), StoreError, 0),
+        (Fault(0), StoreError, 0),
+        (Fault(200, body=b"part", cut=True), StoreError, 0),
+        (Fault(307, {"Location": "/elsewhere"}), StoreError, 0),
+    ],
+)
+def test_an_answer_is_made_into_what_the_relay_understands(opik, export, fault, kind, least):
+    """Refused for good, or to be tried again, at once or when it says."""
+    opik.faults.append(fault)
+    with pytest.raises(StoreError) as raised:
+        export(prediction())
+    assert type(raised.value) is kind
+    assert raised.value.retry_after == least
+
+
+def test_a_date_is_a_time_to_wait_for_as_well(opik, export):
+    """As HTTP has it."""
+    opik.faults.append(Fault(503, {"Retry-After": formatdate(time.time() + 100, usegmt=True)}))
+    with pytest.raises(StoreError) as raised:
+        export(prediction())
+    assert 50 < raised.value.retry_after <= 100
+
+
+def test_garbage_behind_a_success_does_no_harm(opik, export):
+    """What the status says holds."""
+    opik.faults.append(Fault(200, body=b"\xff\x00garbage" * 100_000, takes=True))
+    export(prediction())
+    assert list(opik.traces) == [prediction_id(1)]
+
+
+def test_a_receiver_that_hangs_is_given_up(opik):
+    """After the time that is set; the address and the reason are said."""
+    opik.faults.append(Fault(204, delay_seconds=60))
+    with closing_exporter(opik, timeout_seconds=0.3) as exporter, pytest.raises(StoreError, match="can't be reached"):
+        exporter.export([prediction()])
+
+
+def test_the_check_asks_for_what_only_those_let_in_may_have(opik, export):
+    """So a wrong key is found, and the mend is said."""
+    opik.judge = lambda request: Fault(401) if "projects" in request.path else None
+    with closing_exporter(opik) as exporter, pytest.raises(StoreError, match="OPIK_API_KEY"):
+        exporter.check()
+
+
+@pytest.mark.skipif(not os.environ.get(SCHEMA_VARIABLE), reason=f"{SCHEMA_VARIABLE} names no file")
+def test_every_batch_is_as_opik_publishes(opik, export):
+    """Held against the schemas of its requests, with the formats of ids and times."""
+    jsonschema = pytest.importorskip("jsonschema")
+    # Bounds that are "not exclusive" are written as OpenAPI 3.0 has them, which JSON Schema has no more.
+    contract = json.loads(
+        Path(os.environ[SCHEMA_VARIABLE]).read_text(),
+        object_hook=lambda found: {
+            name: value for name, value in found.items() if not (name.startswith("exclusive") and value is False)
+        },
+    )
+    schemas = {
+        "/v1/private/traces/batch": "TraceBatch_Write",
+        "/v1/private/spans/batch": "SpanBatch_Write",
+        "/v1/private/traces/feedback-scores": "FeedbackScoreBatch",
+    }
+    parent = {"opik_trace_id": prediction_id(77), "opik_parent_span_id": prediction_id(78)}
+    entries = [
+        prediction(1, attributes=parent),
+        prediction(2, items=5),
+        prediction(3, items=0, inputs={}, outputs={}, entities={}, outcome=Outcome.INVALID, status=422),
+        prediction(4, outcome=Outcome.ERROR, error_type="ValueError"),
+        prediction(5, size=10**7),
+        outcome(1, value=True),
+        outcome(2, 901, value="x", source="s"),
+        Entry(LIFE, 950, StreamEnd(prediction_id(30), 2.0, Outcome.TIMEOUT)),
+    ]
+    for per in ("request", "item"):
+        export(*entries, spans=True, style=TraceStyle(per=per, thread="customer"))
+    seen = set()
+    for request in opik.requests:
+        name = schemas.get(request.path, "TraceUpdate")
+        seen.add(name)
+        schema = {"$ref": f"#/components/schemas/{name}", "components": contract["components"]}
+        validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+        assert [error.message for error in validator.iter_errors(request.json())] == []
+    assert seen == {*schemas.values(), "TraceUpdate"}

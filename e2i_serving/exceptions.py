@@ -12,6 +12,7 @@ E2IServingError
 │       └── FailureQuotaFull  the records of requests that failed take all of it that they may
 ├── StoreError              an audit store refused a write or a query
 │   └── RefusedError        it refused for good: handed over again, it would refuse again
+├── FeatureError            features can't be had: of an unknown entity, too old, too late, or from a store that is down
 ├── EncryptionError         what is encrypted can't be read: its key is missing, or it was altered
 ├── EvidenceError           a signing key or a checkpoint can't be read or written
 └── QueryError              a query asks for something that can't be answered
@@ -72,6 +73,20 @@ class StoreError(E2IServingError):
 
 class RefusedError(StoreError):
     """A destination refused what it was handed for good: it would refuse it again."""
+
+
+class FeatureError(E2IServingError):
+    """Features can't be had.
+
+    Args:
+        message: What is wrong; may be shown to a caller.
+        kind: Its normalised type: ``missing``, ``null`` or ``stale`` for what a policy refuses, else ``timeout``,
+            ``overloaded``, ``invalid`` (the entities or the request's data don't fit) or ``unavailable``.
+    """
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class EncryptionError(E2IServingError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from e2i_serving.context import RequestContext
 from e2i_serving.record import Entry, OutcomeFilter, PredictionFilter, PredictionRecord, Row, RowBatch
@@ -43,6 +43,94 @@ class Observer(Protocol):
 
     def on_end(self, record: PredictionRecord) -> None:
         """Look at a finished prediction. The record must not be kept beyond the call's needs."""
+
+
+class Feature(NamedTuple):
+    """One feature of a feature service.
+
+    Attributes:
+        name: Its name; of one feature service, no two are the same.
+        view: The feature view it is in.
+        ttl: Seconds after which a value of it is stale; 0 for never.
+        is_computed: Whether it is computed when it is asked for, so that it has no event time.
+    """
+
+    name: str
+    view: str
+    ttl: float = 0.0
+    is_computed: bool = False
+
+    @property
+    def reference(self) -> str:
+        """``view:feature``, as Feast writes it."""
+        return f"{self.view}:{self.name}"
+
+
+class FeatureService(NamedTuple):
+    """A named set of features that a model was made for.
+
+    Attributes:
+        name: Its name.
+        entities: The keys that each entity must give, in order.
+        features: Its features, in order.
+        request_data: Names of what a request must give beside the entities, for features that are computed.
+        registry: SHA-256, in hex, of its definition.
+    """
+
+    name: str
+    entities: tuple[str, ...]
+    features: tuple[Feature, ...]
+    request_data: tuple[str, ...] = ()
+    registry: str = ""
+
+
+class OnlineFeatures(NamedTuple):
+    """What a feature store gave: of each entity one row, of each row one value a feature, in the service's order.
+
+    Attributes:
+        values: The values; ``None`` where there is none.
+        event_ns: When each value was true, nanoseconds since the epoch; 0 for what was never stored, or is computed.
+    """
+
+    values: list[Sequence[Any]]
+    event_ns: list[Sequence[int]]
+
+
+class FeatureStore(Protocol):
+    """Gives the latest features of entities.
+
+    Called in threads that may block, ``get_online_features`` in several at once. Making one must not connect, as the
+    supervisor makes it too: ``open`` does that, in the worker.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called in metrics and records."""
+
+    def open(self, service: str) -> FeatureService:
+        """Connect, learn what a feature service consists of, and make its first answer as fast as the later ones.
+
+        Raises:
+            ConfigurationError: There is no such store or feature service.
+        """
+
+    def get_online_features(self, service: FeatureService, entity_rows: Sequence[Mapping[str, Any]]) -> OnlineFeatures:
+        """The features of entities.
+
+        Args:
+            service: What ``open`` returned.
+            entity_rows: One an entity: its keys, and the request data.
+
+        Raises:
+            FeatureError: The rows are not what the service needs (``invalid``).
+            Exception: Anything else that goes wrong; it counts as ``unavailable``.
+        """
+
+    def refresh(self) -> None:
+        """Look again at what its definitions are. Called now and then, in a thread beside requests."""
+
+    def close(self) -> None:
+        """Give back connections."""
 
 
 class Cipher(Protocol):

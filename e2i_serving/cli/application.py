@@ -19,6 +19,8 @@ from e2i_serving.cli.keys import keys_app
 from e2i_serving.cli.outcomes import outcomes_app
 from e2i_serving.cli.printing import print_error
 from e2i_serving.cli.relay import relay
+from e2i_serving.cli.replay import replay
+from e2i_serving.cli.score import score
 from e2i_serving.cli.settings import settings
 from e2i_serving.cli.slo import slo_app
 from e2i_serving.cli.stats import stats
@@ -71,6 +73,7 @@ def _common(
 
 audit_app.command()(books)
 audit_app.add_typer(dead_letters_app, name="dead-letters")
+audit_app.command()(replay)
 audit_app.command()(verify)
 audit_app.command()(erase)
 audit_app.command()(purge)
@@ -84,6 +87,7 @@ app.command()(settings)
 app.command()(relay)
 app.command()(doctor)
 app.command()(stats)
+app.command()(score)
 
 
 def main() -> None:

@@ -40,11 +40,14 @@ class ChainedTable(NamedTuple):
         plain: The columns that stay for good.
         groups: The columns that are erased together, by the group's name; a row's salt holds one salt a group, in
             this order.
+        added: How many columns at the end of a group, or under "" of the plain ones, came in a later release: those
+            that are NULL at the very end do not count.
     """
 
     name: str
     plain: tuple[str, ...]
     groups: Mapping[str, tuple[str, ...]]
+    added: Mapping[str, int] = {}
 
 
 PREDICTIONS: Final = ChainedTable(
@@ -55,12 +58,13 @@ PREDICTIONS: Final = ChainedTable(
         *("model", "model_version", "model_digest", "code_digest", "task", "bento", "bento_version"),
         *("environment", "namespace", "pod", "revision", "arm", "error_type", "items", "request_bytes"),
         *("response_bytes", "sampling_fraction", "redactions", "release", "schema_version", "life", "sequence"),
-        "retention",
+        *("retention", "lineage"),
     ),
     {
         "caller": ("request_id", "parent_request_id", "principal", "principal_source", "labels"),
-        "free": ("attributes", "error_message", "payload_digest"),
+        "free": ("attributes", "error_message", "payload_digest", "feature_provenance"),
     },
+    {"": 1, "free": 1},
 )
 ITEMS: Final = ChainedTable(
     "items",
@@ -128,6 +132,15 @@ def pack(values: Sequence[Any]) -> bytes:
     packed = _pack_values(values)
     # Text holds no NUL, so these bytes are a number's, and databases disagree on whether it has a sign.
     return packed.replace(_MINUS_ZERO, _ZERO) if _MINUS_ZERO in packed else packed
+
+
+def counted(values: Sequence[Any], added: int) -> Sequence[Any]:
+    """The values that count: of the last ``added`` ones, those that are NULL at the very end do not."""
+    end = len(values)
+    while added and values[end - 1] is None:
+        end -= 1
+        added -= 1
+    return values if end == len(values) else values[:end]
 
 
 def commitment(salt: str, values: Sequence[Any]) -> bytes:
@@ -280,5 +293,6 @@ def _prediction_digests(batch: RowBatch) -> Iterable[tuple[int, bytes, Row]]:
             packed.append(packed_item(_item_plain(item), commitment(item["salt"], _item_content(item))))
             at += 1
         salt = row["salt"]
-        commitments = (commitment(salt[:32], _caller(row)), commitment(salt[32:], _free(row)))
-        yield row["sequence"], digest_of("predictions", _prediction_plain(row), commitments, packed), row
+        commitments = (commitment(salt[:32], _caller(row)), commitment(salt[32:], counted(_free(row), 1)))
+        plain = counted(_prediction_plain(row), 1)
+        yield row["sequence"], digest_of("predictions", plain, commitments, packed), row

@@ -18,6 +18,7 @@ from e2i_serving.evidence.commitments import (
     PREDICTIONS,
     ChainedTable,
     commitment,
+    counted,
     digest_of,
     erasure_key,
     packed_item,
@@ -126,7 +127,7 @@ class RowReader:
 
     def plain(self, values: Sequence[Any]) -> Sequence[Any]:
         """Of a row's values, those of the plain columns."""
-        return values[: self._plain]
+        return counted(values[: self._plain], self.table.added.get("", 0))
 
     def commitments(self, values: Sequence[Any], erasures: Mapping[str, frozenset[str]], into: Digested) -> list[bytes]:
         """The commitments to a row's groups.
@@ -145,8 +146,8 @@ class RowReader:
             raise ValueError("The salt has another length.")
         if text is None:
             return [
-                commitment(salt[at * SALT_DIGITS : (at + 1) * SALT_DIGITS], values[part])
-                for at, (_, part) in enumerate(self._groups)
+                commitment(salt[at * SALT_DIGITS : (at + 1) * SALT_DIGITS], self._content(values, name, part))
+                for at, (name, part) in enumerate(self._groups)
             ]
         erased = _erased_decoder.decode(text)
         if not erased:
@@ -156,7 +157,8 @@ class RowReader:
         for at, (name, part) in enumerate(self._groups):
             left = erased.pop(name, None)
             if left is None:
-                made.append(commitment(salt[at * SALT_DIGITS : (at + 1) * SALT_DIGITS], values[part]))
+                cut = slice(at * SALT_DIGITS, (at + 1) * SALT_DIGITS)
+                made.append(commitment(salt[cut], self._content(values, name, part)))
                 continue
             if salt[at * SALT_DIGITS : (at + 1) * SALT_DIGITS] != NO_SALT or any(
                 value is not None for value in values[part]
@@ -190,7 +192,7 @@ class RowReader:
             kept = ""
             if salt:  # a release without chains stored none
                 cut = slice(at * SALT_DIGITS, (at + 1) * SALT_DIGITS)
-                kept = commitment(salt[cut], values[part]).hex()
+                kept = commitment(salt[cut], self._content(values, name, part)).hex()
                 salt = salt[: cut.start] + NO_SALT + salt[cut.stop :]
                 emptied.keys.append(erasure_key(self.table.name, place, name, kept))
             erased[name] = Erased(by, kept)
@@ -198,6 +200,9 @@ class RowReader:
         if emptied.columns:
             emptied.columns.update(salt=salt, erased=msgspec.json.encode(erased).decode())
         return emptied
+
+    def _content(self, values: Sequence[Any], group: str, part: slice) -> Sequence[Any]:
+        return counted(values[part], self.table.added.get(group, 0))
 
     def _key_names(self) -> tuple[str, ...]:
         return _KEYS.get(self.table.name, ("life", "sequence"))

@@ -329,6 +329,7 @@ def without_payload(record: PredictionRecord, reason: str) -> PredictionRecord:
         inputs={},
         outputs={},
         attributes={},
+        feature_provenance=None,
         redactions=(*record.redactions, reason),
     )
 

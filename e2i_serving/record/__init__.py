@@ -12,6 +12,7 @@ from e2i_serving.record.events import (
 )
 from e2i_serving.record.life import Deployment, Life, ModelInfo
 from e2i_serving.record.prediction import SCHEMA_VERSION, Outcome, PredictionRecord
+from e2i_serving.record.provenance import FeatureProvenance, ViewReading
 from e2i_serving.record.query import OutcomeFilter, PredictionFilter
 from e2i_serving.record.rows import Entry, Row, RowBatch
 
@@ -24,6 +25,7 @@ __all__ = [
     "Constant",
     "Deployment",
     "Entry",
+    "FeatureProvenance",
     "Gap",
     "LateResult",
     "Life",
@@ -38,6 +40,7 @@ __all__ = [
     "RowBatch",
     "StreamEnd",
     "Values",
+    "ViewReading",
     "column_length",
     "column_values",
 ]

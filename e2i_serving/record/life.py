@@ -29,6 +29,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
         feature_names: Names of the feature columns, in the model's order; empty when unknown.
         classes: The classes, in the order of the probability columns; empty for other tasks.
         metadata: The metadata saved with the model.
+        lineage: Where it came from, as far as its metadata says: training run, training data, feature service.
     """
 
     name: str = ""
@@ -39,6 +40,7 @@ class ModelInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     feature_names: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     metadata: dict[str, Any] = {}
+    lineage: dict[str, str] = {}
 
     @property
     def tag(self) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from e2i_serving.record.columns import Column
+from e2i_serving.record.provenance import FeatureProvenance
 
 SCHEMA_VERSION = 1
 """Version of the record's schema. Fields are only ever added, with a default; each release reads the
@@ -71,6 +72,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         redactions: Names of the redaction rules that changed something.
         salt: Random bytes from which commitment salts are derived.
         retention: How long it is to be kept: the name of a retention class.
+        feature_provenance: How its features were fetched; ``None`` when they came with the request.
     """
 
     prediction_id: str
@@ -107,3 +109,4 @@ class PredictionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     redactions: tuple[str, ...] = ()
     salt: bytes = b""
     retention: str = ""
+    feature_provenance: FeatureProvenance | None = None

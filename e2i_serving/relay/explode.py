@@ -74,7 +74,7 @@ def _explode_record(batch: RowBatch, entry: Entry, record: PredictionRecord, of_
         names = classes = ()
         row["model"] = model or None
         row["model_version"] = version or None
-        row["model_digest"] = row["task"] = None
+        row["model_digest"] = row["task"] = row["lineage"] = None
     misfits: list[str] = []
     items = record.items
     if items > 0:
@@ -125,6 +125,8 @@ def _fill_prediction_row(row: Row, record: PredictionRecord) -> None:
     row["response_bytes"] = size_cell(record.response_bytes)
     row["retention"] = record.retention or None
     row["salt"] = prediction_salt(record.salt)
+    if record.feature_provenance is not None:
+        row["feature_provenance"] = json_text(record.feature_provenance)
 
 
 def _life_row(life: Life) -> Row:
@@ -151,6 +153,8 @@ def _life_row(life: Life) -> Row:
         "payload_digest": None,
         "erased": None,
         "hash": None,
+        "feature_provenance": None,
+        "lineage": json_text(served.lineage) if served.lineage else None,
     }
 
 

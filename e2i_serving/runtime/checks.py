@@ -101,9 +101,9 @@ def examine(target: str, working_dir: Path) -> list[tuple[str, list[Problem]]] |
         As ``run_checks``; or one line that says why it can't be imported.
     """
     try:
-        loaded: Any = bentoml.load(target, working_dir=str(working_dir))
-    except (E2IServingError, BentoMLException, ImportError, SyntaxError) as error:
-        return f"{target} can't be imported from {working_dir.absolute()}: {error}"
+        loaded = load_service(target, working_dir)
+    except ConfigurationError as error:
+        return str(error)
     definition = definition_of(loaded.inner)
     found = run_checks(definition)
     if not any(problems for _, problems in found):
@@ -114,6 +114,22 @@ def examine(target: str, working_dir: Path) -> list[tuple[str, list[Problem]]] |
             for name, problem in round_trips(resolved.settings, definition.data_dir(resolved))
         ]
     return found
+
+
+def load_service(target: str, working_dir: Path) -> Any:
+    """Import a service as ``bentoml serve`` would.
+
+    Args:
+        target: The service: ``module:Class``, a folder, or a bento's tag.
+        working_dir: The folder to import it from.
+
+    Raises:
+        ConfigurationError: It can't be imported.
+    """
+    try:
+        return bentoml.load(target, working_dir=str(working_dir))
+    except (E2IServingError, BentoMLException, ImportError, SyntaxError) as error:
+        raise ConfigurationError(f"{target} can't be imported from {working_dir.absolute()}: {error}") from error
 
 
 def _load(inner: type) -> Iterator[Problem]:

@@ -16,6 +16,9 @@ from e2i_serving.runtime.plain import plain
 ATTRIBUTE = "__e2i_serving_model__"
 """Attribute of a service instance that holds the info of the model it loaded itself."""
 
+LINEAGE = ("mlflow_run_id", "training_data", "feature_service")
+"""Keys of a model's metadata that say where it came from."""
+
 _READ_BYTES = 1024 * 1024
 
 
@@ -69,6 +72,7 @@ def describe_model(
         feature_names: Names of its features, in order.
         classes: Its classes, in the order of the probability columns.
     """
+    metadata: dict[str, Any] = plain(dict(stored.info.metadata))
     return ModelInfo(
         name=stored.tag.name,
         version=stored.tag.version or "",
@@ -77,7 +81,8 @@ def describe_model(
         framework=stored.info.module,
         feature_names=feature_names,
         classes=classes,
-        metadata=plain(dict(stored.info.metadata)),
+        metadata=metadata,
+        lineage={name: str(metadata[name]) for name in LINEAGE if metadata.get(name)},
     )
 
 

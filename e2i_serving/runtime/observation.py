@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2i_serving.context import RequestContext
-from e2i_serving.record import Column, Matrix, ModelInfo, Outcome, PredictionRecord, Values, column_length
+from e2i_serving.record import (
+    Column,
+    FeatureProvenance,
+    Matrix,
+    ModelInfo,
+    Outcome,
+    PredictionRecord,
+    Values,
+    column_length,
+)
 from e2i_serving.runtime.plain import plain
 
 MAX_ERROR_MESSAGE = 1024
@@ -55,6 +64,7 @@ class Observation:
         "entities",
         "error",
         "faults",
+        "feature_provenance",
         "finished",
         "held",
         "inputs",
@@ -92,6 +102,7 @@ class Observation:
         self.entities: dict[str, Column] = {}
         self.inputs: dict[str, Column] = {}
         self.outputs: dict[str, Column] = {}
+        self.feature_provenance: FeatureProvenance | None = None
         self.request_bytes = -1
         self.response_bytes = -1
         self.status = 0
@@ -197,6 +208,7 @@ class Observation:
             sampling_fraction,
             salt=os.urandom(16),
             retention=retention,
+            feature_provenance=self.feature_provenance,
         )
 
     def _fits(self, outputs: dict[str, Column]) -> bool:

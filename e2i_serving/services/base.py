@@ -16,6 +16,7 @@ from bentoml.exceptions import BentoMLException
 from bentoml.models import BentoModel
 
 from e2i_serving.exceptions import ConfigurationError, ServiceDefinitionError
+from e2i_serving.features import FeaturePolicy, TimedFeatureStore
 from e2i_serving.record import Column, Matrix, ModelInfo, Values
 from e2i_serving.runtime import unlayered
 from e2i_serving.runtime.bento import ObservedService
@@ -37,8 +38,9 @@ from e2i_serving.services.loading import (
     import_framework,
     load_model,
 )
-from e2i_serving.services.requests import MixedPredictionRequestBody, PredictionRequest
+from e2i_serving.services.requests import EntityPredictionRequestBody, MixedPredictionRequestBody, PredictionRequest
 from e2i_serving.services.responses import Answer, ModelInfoResponse
+from e2i_serving.services.retrieval import FeatureRetrieval, refuse_wrong_features
 from e2i_serving.settings import ResolvedSettings
 
 STEPS = ("load", "features", "preprocess", "infer", "postprocess", "labels")
@@ -63,6 +65,12 @@ class PredictionService:
             pipeline that selects columns by name, as a ``ColumnTransformer`` does. With ``feature_dtype = object``
             each column has the dtype of its values, and what is missing is NaN. Needs pandas.
         accepts_missing: Whether the model takes missing values (null, as NaN). Asked of the model when not given.
+        feature_service: Name of the feature service that has the model's features. Requests then carry entities, and
+            their features are fetched.
+        feature_store: Where it is: an ``InMemoryFeatureStore``, a ``FeastFeatureStore`` or one of your own.
+        feature_policies: What is done about missing, null and stale features, by feature view.
+        feature_timeout: Seconds that fetching them may take.
+        feature_cache_seconds: How long fetched features are kept in the worker; 0 for not at all.
         estimator: What ``load`` returned.
     """
 
@@ -75,6 +83,11 @@ class PredictionService:
     feature_dtype: ClassVar[type] = float
     as_frame: ClassVar[bool] = False
     accepts_missing: bool | None = None
+    feature_service: ClassVar[str] = ""
+    feature_store: ClassVar[Any] = None
+    feature_policies: ClassVar[Mapping[str, FeaturePolicy]] = {}
+    feature_timeout: ClassVar[float] = 1.0
+    feature_cache_seconds: ClassVar[float] = 0.0
     estimator: Any = None
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -86,6 +99,8 @@ class PredictionService:
             cls.model = ServedModel(model)
         if cls.feature_dtype is object and "feature_dtype" in cls.__dict__:
             cls.predict = attrs.evolve(cls.predict, input_spec=MixedPredictionRequestBody)
+        if cls.feature_service and "feature_service" in cls.__dict__:
+            cls.predict = attrs.evolve(cls.predict, input_spec=EntityPredictionRequestBody)
         define(cls)
         instrument(cls)
         add_deployment_hook(cls)
@@ -152,6 +167,7 @@ class PredictionService:
 
     _feature_count: int | None = None
     _preprocessor: Any = None
+    _retrieval: FeatureRetrieval | None = None
     _allowed_labels: frozenset[str] = frozenset()
 
     def _answer(self, request: PredictionRequest) -> Answer:
@@ -162,6 +178,8 @@ class PredictionService:
             current.items = len(request.instances)
             current.entities = request.entities
             self._label(request, current)
+        if self._retrieval is not None:
+            self._retrieval.fill(request, self.feature_names, current)
         features = self.features(request)
         if current is not None:
             current.inputs = input_columns(features, len(request.instances), self.feature_names)
@@ -233,6 +251,9 @@ class PredictionService:
             self._preprocessor = (stored.custom_objects or {}).get("preprocessor")
         first = self.estimator if self._preprocessor is None else self._preprocessor
         names = self.feature_names or metadata.get("feature_names") or feature_names_of(first)
+        if self.feature_service:
+            self._retrieval = self._open_features()
+            names = names or self._retrieval.names
         self.feature_names = tuple(str(name) for name in names)
         if self.as_frame:
             require_frames(type(self).__name__, self.feature_names)
@@ -258,9 +279,21 @@ class PredictionService:
         )
         setattr(self, MODEL_ATTRIBUTE, info)
 
+    def _open_features(self) -> FeatureRetrieval:
+        store = TimedFeatureStore(
+            self.feature_store,
+            self.feature_service,
+            policies=self.feature_policies,
+            timeout=self.feature_timeout,
+            cache_seconds=self.feature_cache_seconds,
+        )
+        return FeatureRetrieval(store)
+
     @bentoml.on_shutdown
     def _e2i_shutdown(self) -> None:
         unlayered.stop()
+        if self._retrieval is not None:
+            self._retrieval.close()
 
     async def __is_ready__(self) -> bool:
         """Ready once the model is loaded."""
@@ -336,6 +369,7 @@ def _refuse_mistakes(cls: type) -> None:
                 f"{cls.__name__}.{name} must be a plain method (def, not async def, no attribute): predict calls it."
             )
     refuse_wrong_labels(cls)
+    refuse_wrong_features(cls)
     for name in ("label_names", "feature_names", "class_names"):
         value = cls.__dict__.get(name)
         if isinstance(value, str):

@@ -41,12 +41,20 @@ class _MixedBody(msgspec.Struct, forbid_unknown_fields=True):
     attributes: dict[str, Any] = {}
 
 
+class _EntityBody(msgspec.Struct, forbid_unknown_fields=True):
+    instances: list[list[Scalar] | dict[str, Scalar] | Scalar] | dict[str, Scalar] = []
+    entities: list[str | dict[str, str | int]] | str | dict[str, str | int] | None = None
+    labels: dict[str, str] = {}
+    attributes: dict[str, Any] = {}
+
+
 @dataclass(slots=True)
 class PredictionRequest:
     """A decoded request, as a service's methods get it.
 
     Attributes:
-        instances: One row an instance, in the model's order of features or by feature name.
+        instances: One row an instance, in the model's order of features or by feature name. Where the service has
+            a feature store, its ``features`` step finds what was fetched in them.
         entities: By entity key, one value an instance.
         labels: Business labels as sent; which of them count is the service's to say.
         attributes: Free-form data for the audit record.
@@ -156,6 +164,26 @@ class MixedPredictionRequestBody(PredictionRequestBody):
     body_decoder: ClassVar[Any] = msgspec.json.Decoder(_MixedBody)
 
 
+class EntityPredictionRequestBody(PredictionRequestBody):
+    """Whom to predict for, one or many; the features are fetched."""
+
+    model_config = ConfigDict(
+        title="PredictionRequest", json_schema_extra={"example": {"entities": [{"customer": "c1"}]}}
+    )
+    body_decoder: ClassVar[Any] = msgspec.json.Decoder(_EntityBody)
+
+    instances: Any = Field(
+        None,
+        description="What the feature store has not: one object an entity, by feature name or by name of request data. "
+        "Instances that hold all of the features are predicted as they are, and nothing is fetched.",
+        json_schema_extra=PredictionRequestBody.model_fields["instances"].json_schema_extra,
+    )
+    entities: Any = Field(
+        None,
+        description="Whom each instance is about: an object of the feature service's keys, or an id if it has one key.",
+    )
+
+
 setattr(PredictionRequestBody, "__root_input__", True)  # noqa: B010  # BentoML's mark of "the body is this object"
 
 
@@ -182,6 +210,8 @@ def decode(body: bytes, decoder: Any = PredictionRequestBody.body_decoder) -> Pr
             if isinstance(value, list | dict):
                 raise invalid_request("Expected a single value like the first one", "instances", at)
         instances = [instances]
+    if not instances and isinstance(sent, _EntityBody) and sent.entities:
+        instances = [{} for _ in sent.entities] if isinstance(sent.entities, list) else [{}]
     if not instances:
         raise invalid_request("At least one instance is needed", "instances")
     return PredictionRequest(instances, _entity_columns(sent.entities, len(instances)), sent.labels, sent.attributes)

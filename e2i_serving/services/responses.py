@@ -116,3 +116,6 @@ class ModelInfoResponse(IODescriptor):
     feature_names: list[str] = Field(description="Its features, in order.")
     classes: list[str] = Field(description="Its classes, in order.")
     metadata: dict[str, Any] = Field(description="The metadata saved with it.")
+    lineage: dict[str, str] = Field(
+        {}, description="Training run, training data and feature service, as saved with it."
+    )

@@ -16,11 +16,10 @@ from e2i_serving.settings.loading import (
 from e2i_serving.settings.standards import (
     LogsVariables,
     MetricsVariables,
+    OpikVariables,
     TracingVariables,
     logs_variables,
     metrics_variables,
-    OpikVariables,
-    TracingVariables,
     opik_variables,
     sentry_variable,
     tracing_variables,

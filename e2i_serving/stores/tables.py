@@ -79,6 +79,7 @@ predictions: Final = Table(
     *_columns(Text, "retention", "payload_digest", "salt"),
     *_columns(JsonText, "erased"),
     *_columns(Text, "hash"),
+    *_columns(JsonText, "feature_provenance", "lineage"),
     Index("ix_predictions_life_sequence", "life", "sequence"),
     Index("ix_predictions_request_id", "request_id"),
     Index("ix_predictions_trace_id", "trace_id"),

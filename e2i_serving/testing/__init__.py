@@ -7,13 +7,11 @@ from e2i_serving.testing.stores import InMemoryAuditStore
 
 __all__ = [
     "EnvelopeReceiver",
-    "InMemoryAuditStore",
-    "LogReceiver",
-    "MetricsReceiver",
-    "OtlpReceiver",
     "ExportReceiver",
     "Fault",
     "InMemoryAuditStore",
+    "LogReceiver",
+    "MetricsReceiver",
     "OpikReceiver",
     "OtlpReceiver",
     "RecordingExporter",

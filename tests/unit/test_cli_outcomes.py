@@ -183,7 +183,7 @@ def test_the_store_is_upgraded_on_demand(run, data_dir):
             connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("DROP INDEX ix_predictions_life_sequence"))
         for table, columns in {
-            "predictions": ("retention", "payload_digest", "salt", "erased", "hash"),
+            "predictions": ("retention", "payload_digest", "salt", "erased", "hash", "feature_provenance", "lineage"),
             "items": ("salt", "erased"),
         }.items():
             for column in columns:

@@ -8,10 +8,20 @@ import pytest
 from evidence_trail import Trail, bodies, record
 
 from e2i_serving.evidence import entry_digest, event_salt, item_salts, prediction_salt, seal
-from e2i_serving.evidence.commitments import ACCESSES, EVENTS, GAPS, ITEMS, OUTCOMES, PREDICTIONS, first_link, pack
+from e2i_serving.evidence.commitments import (
+    ACCESSES,
+    EVENTS,
+    GAPS,
+    ITEMS,
+    OUTCOMES,
+    PREDICTIONS,
+    counted,
+    first_link,
+    pack,
+)
 from e2i_serving.evidence.entities import LONGEST_KEY
 from e2i_serving.exceptions import RefusedError
-from e2i_serving.record import Entry, Gap, Life
+from e2i_serving.record import Entry, FeatureProvenance, Gap, Life, ModelInfo, ViewReading
 from e2i_serving.relay.explode import ENTITY_LENGTH, explode
 from e2i_serving.stores import tables
 
@@ -99,3 +109,19 @@ def test_a_trail_of_everything_is_verified(tmp_path):
     report = trail.verify()
     assert report.passed, report.problems
     assert report.rows["predictions"] == 20
+
+
+def test_provenance_counts_and_its_absence_does_not():
+    """Where features came from is in the digest; rows without it hash as they did before there was such a column."""
+    plain = explode([Entry(LIFE, 1, record(1))])
+    provenance = FeatureProvenance("feast", "churn_v1", views={"usage": ViewReading({"hit": 1}, ("hit",), (1,))})
+    fetched = explode([Entry(LIFE, 1, record(1, feature_provenance=provenance))])
+    lineage = explode(
+        [Entry(Life("life-1", "credit", 1, 1, model=ModelInfo(lineage={"training_data": "a"})), 1, record(1))]
+    )
+    assert len({entry_digest(batch) for batch in (plain, fetched, lineage)}) == 3
+    row = plain.predictions[0]
+    assert counted([row[name] for name in PREDICTIONS.plain], 1) == [row[name] for name in PREDICTIONS.plain[:-1]]
+    free = PREDICTIONS.groups["free"]
+    assert counted([row[name] for name in free], 1) == [row[name] for name in free[:-1]]
+    assert counted([None, None], 1) == [None]

@@ -21,6 +21,23 @@ COARSE_DURATIONS: tuple[float, ...] = (0.001, 0.01, 0.1, 1.0, 10.0)
 SIZES: tuple[float, ...] = tuple(4.0**power for power in range(3, 13))
 """Bytes, from 64 to 16 MiB."""
 
+AGES: tuple[float, ...] = (
+    1.0,
+    60.0,
+    600.0,
+    3600.0,
+    21_600.0,
+    86_400.0,
+    259_200.0,
+    604_800.0,
+    2_592_000.0,
+    31_536_000.0,
+)
+"""Seconds, from one to a year."""
+
+RETRIEVALS: tuple[float, ...] = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+"""Seconds, of fetching features."""
+
 ITEM_COUNTS: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0, 10_000.0)
 
 SCORES: tuple[float, ...] = tuple(round(0.05 * step, 2) for step in range(1, 21))

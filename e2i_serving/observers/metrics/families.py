@@ -132,6 +132,38 @@ PREDICTED_CLASS = Family(
 ERRORS = Family(
     "e2i_errors_total", MetricType.COUNTER, "Predictions that failed, by the type of error.", ("model", "type")
 )
+FEATURE_RETRIEVAL = Family(
+    "e2i_feature_retrieval_duration_seconds",
+    MetricType.HISTOGRAM,
+    "Time spent fetching the features of a request.",
+    ("store", "service"),
+    buckets.RETRIEVALS,
+)
+FEATURE_OUTCOMES = Family(
+    "e2i_feature_outcomes_total",
+    MetricType.COUNTER,
+    "Feature values asked for, by what became of them: hit, missing, null or stale.",
+    ("view", "outcome"),
+)
+FEATURE_AGE = Family(
+    "e2i_feature_age_seconds",
+    MetricType.HISTOGRAM,
+    "How old the features of a view were when they were used, one an entity.",
+    ("view",),
+    buckets.AGES,
+)
+FEATURE_CACHE = Family(
+    "e2i_feature_cache_total",
+    MetricType.COUNTER,
+    "Entities whose features were looked for in the cache: hit or miss.",
+    ("outcome",),
+)
+FEATURE_ERRORS = Family(
+    "e2i_feature_errors_total",
+    MetricType.COUNTER,
+    "Retrievals of features that gave nothing: timeout, overloaded, invalid or unavailable.",
+    ("type",),
+)
 IN_PROGRESS = Family("e2i_predictions_in_progress", MetricType.GAUGE, "Requests for predictions being served now.")
 HTTP_REQUESTS = Family(
     "e2i_http_requests_total",
@@ -260,6 +292,11 @@ FAMILIES: tuple[Family, ...] = (
     EFFECT,
     PREDICTED_CLASS,
     ERRORS,
+    FEATURE_RETRIEVAL,
+    FEATURE_OUTCOMES,
+    FEATURE_AGE,
+    FEATURE_CACHE,
+    FEATURE_ERRORS,
     IN_PROGRESS,
     HTTP_REQUESTS,
     MODEL_READY,

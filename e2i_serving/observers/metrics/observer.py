@@ -11,6 +11,7 @@ from e2i_serving.observers.metrics.admission import Admissions
 from e2i_serving.observers.metrics.bentoml_names import BentoMLNames, BentoMLSeries
 from e2i_serving.observers.metrics.distributions import Distributions
 from e2i_serving.observers.metrics.labelled import LabelBounds, LabelledPredictions
+from e2i_serving.observers.metrics.retrievals import Retrievals
 from e2i_serving.observers.metrics.series import OTHER, Series, SeriesFile
 from e2i_serving.record import Life, Outcome, PredictionRecord
 
@@ -75,6 +76,7 @@ class MetricsObserver:
             if measured.labels.allowed
             else None
         )
+        self._retrievals = Retrievals(file)
         self._distributions = Distributions(file, self._admissions, life.model.classes)
         self.bentoml = BentoMLSeries(file, measured.bentoml) if measured.bentoml is not None else None
         self.in_progress = file.series(families.IN_PROGRESS)
@@ -107,6 +109,8 @@ class MetricsObserver:
             self._labelled.count(record)
         if record.outputs:
             self._distributions.count(record)
+        if record.feature_provenance is not None:
+            self._retrievals.count(record.feature_provenance, record.time_ns)
 
     def http_request(self, route: str, status: int) -> None:
         """Count a request to a route; the route must be one of the service's own, or a constant."""

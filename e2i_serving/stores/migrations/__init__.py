@@ -15,7 +15,7 @@ from sqlalchemy import table as sql_table
 from e2i_serving.exceptions import StoreError
 from e2i_serving.stores.tables import predictions
 
-VERSIONS: Final = ("0001", "0002")
+VERSIONS: Final = ("0001", "0002", "0003")
 """Every version there is, the oldest first."""
 
 HEAD: Final = VERSIONS[-1]

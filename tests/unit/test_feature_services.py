@@ -1,0 +1,121 @@
+"""Services whose features are fetched: what they take, answer, record and count."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+import e2i_serving
+from e2i_serving.exceptions import ServiceDefinitionError
+from e2i_serving.features import FeaturePolicy, InMemoryFeatureStore
+from e2i_serving.testing import ServiceHarness
+
+STORE = InMemoryFeatureStore()
+STORE.define("churn_v1", ("customer",), ("usage:calls", "usage:minutes", "plan:price"), ttl={"usage": 3600})
+STORE.put("usage", {"customer": "c1"}, {"calls": 3, "minutes": 1.5})
+STORE.put("plan", {"customer": "c1"}, {"price": 9.0}, event_ns=time.time_ns() - 10**12)
+STORE.put("usage", {"customer": "c2"}, {"calls": 5, "minutes": 2.5})
+
+
+class Sum:
+    """A model by no framework."""
+
+    n_features_in_ = 3
+
+    def predict(self, rows: Any) -> Any:
+        return np.nan_to_num(np.asarray(rows)).sum(axis=1)
+
+
+@e2i_serving.service
+class Churn(e2i_serving.RegressionService):
+    """Takes customers; the price, the store and the caller's basket make up the features."""
+
+    feature_names = ("price", "basket", "calls")
+    feature_service = "churn_v1"
+    feature_store = STORE
+    feature_policies = {"usage": FeaturePolicy(missing="fail")}
+
+    def load(self) -> Any:
+        return Sum()
+
+
+@pytest.fixture
+def churn():
+    """The service, running."""
+    with ServiceHarness(Churn) as running:
+        yield running
+
+
+def test_entities_take_the_place_of_instances(churn) -> None:
+    """Features are fetched by entity, beside what only the caller knows, and their provenance is on record."""
+    reply = churn.predict(entities=["c1", "c2"], instances=[{"basket": 1.0}, {"basket": 2.0}])
+    assert reply.status == 200
+    assert reply.body["predictions"] == [13.0, 7.0]
+    found = reply.record.feature_provenance
+    assert (found.store, found.service, found.error_type) == ("memory", "churn_v1", "")
+    assert found.views["plan"].statuses == ("hit", "missing")
+    assert list(reply.record.entities) == ["customer"]
+    with churn.trail() as trail:
+        (row,) = trail.query(entity="customer=c2")
+    assert row["feature_provenance"]["views"]["usage"]["outcomes"] == {"hit": 4}
+    assert row["item_rows"][0]["inputs"] == {"price": 9.0, "basket": 1.0, "calls": 3.0}
+
+
+def test_whole_instances_are_predicted_as_they_are(churn) -> None:
+    """Nothing is fetched where the caller gives the features, and a part of them is refused."""
+    reply = churn.predict(instances=[[1.0, 2.0, 3.0]])
+    assert (reply.status, reply.body["predictions"], reply.record.feature_provenance) == (200, [6.0], None)
+    refused = churn.predict(entities=["c1"], instances=[{"basket": 1.0, "price": 2.0}])
+    assert refused.status == 400
+    assert "fetched by entity" in json.dumps(refused.body)
+
+
+@pytest.mark.parametrize("body", [{}, {"instances": [{"basket": 1.0}]}, {"entities": [{"customer_id": "c1"}]}])
+def test_a_request_without_entities_is_refused(churn, body) -> None:
+    """What names nobody is the caller's mistake."""
+    reply = churn.predict(**body)
+    assert (reply.status, reply.record.outcome) == (400, "invalid")
+
+
+def test_an_unknown_entity_is_refused_by_its_policy(churn) -> None:
+    """The answer names the feature, and the record says how it was fetched."""
+    reply = churn.predict(entities=["nobody"], instances=[{"basket": 1.0}])
+    assert reply.status == 422
+    assert "usage:calls of entity 0 is missing" in json.dumps(reply.body)
+    assert reply.record.outcome == "invalid"
+    assert reply.record.feature_provenance.views["usage"].statuses == ("missing",)
+
+
+def test_retrievals_are_counted(churn) -> None:
+    """Duration, outcomes and age are at /metrics."""
+    churn.predict(entities=["c1"] * 20, instances=[{"basket": 1.0}] * 20)
+    text = churn.request("GET", "/metrics").body
+    assert 'e2i_feature_retrieval_duration_seconds_count{store="memory",service="churn_v1"} 1' in text
+    assert 'e2i_feature_outcomes_total{view="usage",outcome="hit"} 40' in text
+    assert 'e2i_feature_age_seconds_count{view="plan"} 20' in text
+    assert 'e2i_feature_age_seconds_bucket{view="plan",le="600"} 0' in text.replace('.0"', '"')
+
+
+def test_the_schema_shows_entities(churn) -> None:
+    """The documentation of the API says that entities are taken, and instances need not be given."""
+    document = churn.request("GET", "/docs.json").body
+    schema = json.dumps(document)
+    assert "an object of the feature service's keys" in schema
+
+
+def test_a_half_declared_store_is_refused() -> None:
+    """A service with a feature service and no store is a mistake, and so is a store that is none."""
+    with pytest.raises(ServiceDefinitionError, match="needs both feature_service"):
+
+        class Half(e2i_serving.RegressionService):
+            feature_service = "churn_v1"
+
+    with pytest.raises(ServiceDefinitionError, match="is no feature store"):
+
+        class Wrong(e2i_serving.RegressionService):
+            feature_service = "churn_v1"
+            feature_store = "feature_repo"

@@ -1,0 +1,180 @@
+"""Replay: the recorded inputs give the recorded answers, by the same bytes of the model and the same code."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import bentoml
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression
+from typer.testing import CliRunner
+
+import e2i_serving
+from e2i_serving.cli.application import app
+from e2i_serving.exceptions import ConfigurationError
+from e2i_serving.services.replay import obstacle, replay
+from e2i_serving.testing import ServiceHarness
+
+ROWS = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
+
+
+def save(truth: list[int]) -> str:
+    """Save a model, and say its tag."""
+    model = LogisticRegression().fit(ROWS, truth)
+    return str(bentoml.sklearn.save_model("replayed", model, metadata={"feature_names": ["age", "tenure"]}).tag)
+
+
+@pytest.fixture
+def tag() -> str:
+    """A model in the store."""
+    return save([0, 0, 1, 1])
+
+
+@pytest.fixture
+def service(tag) -> Any:
+    """A service of that model."""
+
+    @e2i_serving.service
+    class Churn(e2i_serving.ClassificationService):
+        model = tag
+        class_names = ("stay", "leave")
+        threshold = 0.3
+        label_names = ("brand",)
+
+    return Churn
+
+
+@pytest.fixture
+def trail(service, tmp_path):
+    """The trail of 40 predictions of it, one of them of two items, and of one request that failed."""
+    with ServiceHarness(service, observability={"data_dir": str(tmp_path / "data")}) as churn:
+        draw = np.random.default_rng(7)
+        for number in range(40):
+            rows = draw.normal(1.5, 1, (2 if number == 0 else 1, 2)).tolist()
+            brand = "north" if number % 2 else "south"
+            assert churn.predict(instances=rows, labels={"brand": brand}).status == 200
+        assert churn.predict(instances=[["no number"]]).status == 400
+        with churn.trail() as opened:
+            yield opened
+
+
+def test_all_come_out_the_same(service, trail) -> None:
+    """What was answered is answered once more, by the threshold on record."""
+    service.inner.threshold = 0.9
+    report = replay(service, trail.query())
+    assert (report.replayed, report.changed, dict(report.left_out)) == (40, 0, {"failed": 1})
+
+
+def test_nothing_is_recorded(service, trail) -> None:
+    """A replay adds no prediction."""
+    before = trail.count()
+    replay(service, trail.query())
+    assert trail.count() == before
+
+
+def test_a_changed_feature_is_found(service, trail, tmp_path) -> None:
+    """A value changed in the trail comes out as another answer, and by its own prediction."""
+    with sqlite3.connect(tmp_path / "data" / "audit.db") as store:
+        (changed,) = store.execute("SELECT prediction_id FROM items ORDER BY prediction_id DESC LIMIT 1").fetchone()
+        store.execute("UPDATE items SET inputs = ? WHERE prediction_id = ?", ('{"age":0.1,"tenure":9.5}', changed))
+    report = replay(service, trail.query())
+    assert (report.replayed, report.changed) == (40, 1)
+    assert {each.prediction_id for each in report.differences} == {changed}
+    assert "score" in {each.column for each in report.differences}
+
+
+def test_a_changed_model_is_refused(service, trail, tag) -> None:
+    """One other byte in the model's files, and nothing is replayed."""
+    (file,) = Path(bentoml.models.get(tag).path).glob("saved_model.pkl")
+    content = bytearray(file.read_bytes())
+    content[-2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(ConfigurationError, match="is not the one that is on record"):
+        replay(service, trail.query())
+
+
+def test_other_code_is_refused(service, trail) -> None:
+    """The class that replays is the one that answered, unless that is allowed."""
+    rows = [{**row, "code_digest": "0" * 64} for row in trail.query()]
+    with pytest.raises(ConfigurationError, match="other code of Churn"):
+        replay(service, rows)
+    assert replay(service, rows, allow_code=True).changed == 0
+
+
+def test_a_candidate_is_compared_by_label(service, trail) -> None:
+    """What another model would change is counted, by label."""
+    report = replay(service, trail.query(), against=save([0, 1, 0, 1]))
+    assert report.replayed == 40
+    assert report.changed > 30
+    assert {label: counts[0] for label, counts in report.labels.items()} == {
+        ("brand", "north"): 20,
+        ("brand", "south"): 20,
+    }
+
+
+def test_a_model_that_is_gone_is_a_reason(service, trail, tag) -> None:
+    """Predictions of a model that was deleted are counted, and not replayed."""
+    bentoml.models.delete(tag)
+    report = replay(service, trail.query())
+    assert (report.replayed, report.left_out["model-gone"]) == (0, 40)
+
+
+@pytest.mark.parametrize(
+    ("change", "item", "reason"),
+    [
+        ({"outcome": "error"}, {}, "failed"),
+        ({"endpoint": "rank"}, {}, "other-endpoint"),
+        ({"redactions": ["inputs.age"]}, {}, "redacted"),
+        ({"redactions": ["labels.brand"]}, {}, ""),
+        ({"payload_digest": "ab"}, {"inputs": None}, "payload-gone"),
+        ({}, {"inputs": None}, "no-inputs"),
+        ({}, {"erased": {"by": "1"}}, "erased"),
+    ],
+)
+def test_reasons(change, item, reason) -> None:
+    """Each thing that keeps a prediction from being replayed has its own name."""
+    row = {"outcome": "ok", "endpoint": "predict", "redactions": None, "payload_digest": None}
+    row |= {"item_rows": [{"inputs": {"age": 1.0}, "erased": None, **item}], **change}
+    assert obstacle(row) == reason
+
+
+SOURCE = """
+import e2i_serving
+
+@e2i_serving.service
+class Churn(e2i_serving.ClassificationService):
+    model = "{tag}"
+"""
+
+
+def test_the_command_says_what_differs(tmp_path, tag, monkeypatch) -> None:
+    """The command exits with 0 when all is the same, with 1 on a difference, with 2 on a refusal."""
+    (tmp_path / "replayed_service.py").write_text(SOURCE.format(tag=tag))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import replayed_service  # type: ignore[import-not-found]
+
+    data = tmp_path / "data"
+    with ServiceHarness(replayed_service.Churn, observability={"data_dir": str(data)}) as churn:
+        made = churn.predict(instances=[[0.5, 1.0]]).record.prediction_id
+        churn.trail().close()
+    target = ["--target", "replayed_service:Churn", "--working-dir", str(tmp_path), "--data-dir", str(data)]
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(app, ["audit", "replay", *arguments, *target])
+
+    same = run(made)
+    assert same.exit_code == 0, same.output
+    with sqlite3.connect(data / "audit.db") as store:
+        store.execute("UPDATE items SET score = score + 0.001")
+    other = run()
+    assert other.exit_code == 1
+    assert "score" in other.stdout
+    assert run("--tolerance", "0.01").exit_code == 0
+    (tmp_path / "replayed_service.py").write_text(SOURCE.format(tag=tag) + "# changed\n")
+    refused = run(made)
+    assert refused.exit_code == 2
+    assert run(made, "--allow-code").exit_code == 1
+    assert run("no-such-id").exit_code == 2

@@ -1,0 +1,111 @@
+"""Batch scoring: every row is answered once, on record, and an interrupted run goes on."""
+
+from __future__ import annotations
+
+import csv
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+import e2i_serving
+from e2i_serving.exceptions import ConfigurationError
+from e2i_serving.runtime.definition import definition_of
+from e2i_serving.runtime.relay_process import run_relay
+from e2i_serving.runtime.trail import AuditTrail
+from e2i_serving.services.scoring import score
+
+
+@pytest.fixture
+def service(tmp_path) -> Any:
+    """A service that adds two numbers, and fails on a negative one."""
+
+    @e2i_serving.service(observability={"data_dir": str(tmp_path / "data"), "relay_enabled": False, "gc_freeze": False})
+    class Adding(e2i_serving.RegressionService):
+        feature_names = ("a", "b")
+
+        def load(self) -> Any:
+            class Sum:
+                def predict(self, rows: Any) -> Any:
+                    if (np.asarray(rows) < 0).any():
+                        raise ValueError("negative")
+                    return np.asarray(rows).sum(axis=1)
+
+            return Sum()
+
+    return Adding
+
+
+def write(path, rows: list[tuple[str, float, float]]) -> None:
+    """A CSV file of customers."""
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([("customer", "a", "b"), *rows])
+
+
+def trail_of(service: Any, tmp_path: Any) -> AuditTrail:
+    """The trail of what was scored."""
+    run_relay(definition_of(service.inner).load_settings().settings, tmp_path / "data", once=True)
+    return AuditTrail.open(tmp_path / "data")
+
+
+def test_each_row_is_answered_in_order_and_on_record(service, tmp_path) -> None:
+    """The output has a row a row, and the records say which run they are of."""
+    source, target = tmp_path / "in.csv", tmp_path / "out.jsonl"
+    write(source, [(f"c{number}", number, 1.0) for number in range(25)])
+    done = score(service, source, target, entities=["customer"], chunk=10)
+    assert (done.rows, done.resumed) == (25, 0)
+    rows = [json.loads(line) for line in target.read_text().splitlines()]
+    assert [row["predictions"] for row in rows] == [number + 1.0 for number in range(25)]
+    with trail_of(service, tmp_path) as trail:
+        found = trail.query(newest_first=False).rows()
+        assert [row["items"] for row in found] == [10, 10, 5]
+        assert [row["attributes"]["scoring"] for row in found] == [{"run": done.run, "chunk": at} for at in range(3)]
+        assert trail.count(entity="customer=c24") == 1
+    assert rows[24]["prediction_id"] == found[2]["prediction_id"]
+    assert not target.with_name("out.jsonl.parts").exists()
+
+
+def test_an_interrupted_run_goes_on(service, tmp_path) -> None:
+    """What was scored before is not scored again, and another run is not mixed with it."""
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    write(source, [(f"c{number}", number, 1.0) for number in range(25)])
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(service, source, target, entities=["customer"], chunk=10, progress=stop)
+    with pytest.raises(ConfigurationError, match="interrupted run of something else"):
+        score(service, source, target, entities=["customer"], chunk=5)
+    done = score(service, source, target, entities=["customer"], chunk=10)
+    assert (done.rows, done.resumed) == (25, 10)
+    with target.open(newline="") as file:
+        assert [float(row["predictions"]) for row in csv.DictReader(file)] == [number + 1.0 for number in range(25)]
+    with trail_of(service, tmp_path) as trail:
+        assert trail.count() == 3
+
+
+def test_rows_that_fail_are_said(service, tmp_path) -> None:
+    """A chunk that is not answered ends the run, and says which rows it was."""
+    source = tmp_path / "in.csv"
+    write(source, [("c0", 1.0, 1.0), ("c1", -1.0, 1.0)])
+    with pytest.raises(ConfigurationError, match="Rows 1 to 1 were answered 500"):
+        score(service, source, tmp_path / "out.csv", entities=["customer"], chunk=1)
+
+
+def test_parquet_is_read_and_written(service, tmp_path) -> None:
+    """Parquet files are taken and made."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    parquet.write_table(pa.table({"a": [1.0, 2.0], "b": [3.0, 4.0]}), tmp_path / "in.parquet")
+    score(service, tmp_path / "in.parquet", tmp_path / "out.parquet")
+    assert parquet.read_table(tmp_path / "out.parquet")["predictions"].to_pylist() == [4.0, 6.0]
+
+
+@pytest.mark.parametrize(("source", "said"), [("in.txt", "no known format"), ("none.csv", "There is no file")])
+def test_wrong_files_are_refused(service, tmp_path, source, said) -> None:
+    """What can't be read is said before anything is loaded."""
+    with pytest.raises(ConfigurationError, match=said):
+        score(service, tmp_path / source, tmp_path / "out.csv")

@@ -53,6 +53,10 @@ docs: $(VENV)/.test  ## Write the pages that are made from the code
 	$(BIN)/e2i-serving settings --format markdown >docs/settings.md
 	$(BIN)/python tools/reference_pages.py
 
+.PHONY: site
+site: $(VENV)/.site  ## Build the documentation as a site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 .PHONY: bench-check
 bench-check: $(VENV)/.test  ## What observing costs, against its budget
 	$(BIN)/python benchmarks/overhead.py --rounds 8 --check 0.85
@@ -86,6 +90,6 @@ $(VENV)/.editable: $(VENV)/.made requirements/build.txt pyproject.toml
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: requirements/%.txt $(VENV)/.editable
+$(VENV)/.demo $(VENV)/.test $(VENV)/.dev $(VENV)/.site: $(VENV)/.%: requirements/%.txt $(VENV)/.editable
 	$(INSTALL) $<
 	@touch $@

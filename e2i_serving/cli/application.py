@@ -16,6 +16,7 @@ from e2i_serving.cli.doctor import doctor
 from e2i_serving.cli.evidence import erase, purge, verify
 from e2i_serving.cli.holds import holds_app
 from e2i_serving.cli.keys import keys_app
+from e2i_serving.cli.new import new, update
 from e2i_serving.cli.outcomes import outcomes_app
 from e2i_serving.cli.printing import print_error
 from e2i_serving.cli.relay import relay
@@ -64,6 +65,7 @@ def _common(
 
     \b
     Examples:
+      e2i-serving new classification credit-risk
       e2i-serving audit query --model credit --outcome error --since 1h
       e2i-serving audit show 0192f7b0-5c1e-7d4a-9f1e-2b7c6c1e8a11
       e2i-serving audit books
@@ -82,6 +84,8 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(keys_app, name="keys")
 app.add_typer(outcomes_app, name="outcomes")
 app.add_typer(slo_app, name="slo")
+app.command()(new)
+app.command()(update)
 app.command()(dashboards)
 app.command()(settings)
 app.command()(relay)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
-from e2i_serving.cli.printing import clean, print_error
+from e2i_serving.cli.printing import clean
+
+PAGE: Final = "docs/doctor.md"
+"""Where each check has a section that says more."""
 
 
 def doctor(
@@ -18,27 +21,26 @@ def doctor(
         Path, typer.Option("--working-dir", help="The folder to import it from.", file_okay=False)
     ] = Path(),
 ) -> None:
-    """Run the start-up checks of a service, and say how to mend what they find.
+    """Run the start-up checks of a service, load its model, and say how to mend what is found.
 
-    Loads its model, and goes to every destination of its records and back, leaving nothing there.
+    Goes to every destination of its records and back, too, leaving nothing there.
 
-    Exits with 1 when a check fails.
+    WRONG keeps the service from starting, or its records from arriving. NOTE does not, and is better mended. Exits with
+    1 when something is wrong.
 
     \b
     Examples:
       e2i-serving doctor
       e2i-serving doctor service:Churn
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
-    from e2i_serving.runtime.checks import examine  # noqa: PLC0415  # imports BentoML
+    from e2i_serving.runtime.examination import examine  # noqa: PLC0415  # imports BentoML
 
-    found = examine(target, working_dir)
-    if isinstance(found, str):
-        print_error(found)
-        raise typer.Exit(1)
-    for name, problems in found:
-        if not problems:
-            typer.echo(f"ok     {name}")
-        for problem in problems:
-            typer.echo(f"WRONG  {clean(problem)}")
-    if any(problems for _, problems in found):
+    examination = examine(target, working_dir)
+    for mark, found in (("WRONG", examination.checks), ("NOTE", examination.advice)):
+        for name, problems in found:
+            if not problems:
+                typer.echo(f"ok     {name}")
+            for problem in problems:
+                typer.echo(f"{mark:6} {clean(str(problem))} See {PAGE}#{name}")
+    if not examination.is_sound:
         raise typer.Exit(1)

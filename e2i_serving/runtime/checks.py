@@ -23,7 +23,7 @@ from e2i_serving.exceptions import ConfigurationError, E2IServingError
 from e2i_serving.record import ModelInfo
 from e2i_serving.redaction import redactor_of
 from e2i_serving.runtime.definition import ServiceDefinition, definition_of, make_private
-from e2i_serving.runtime.exporting import exporter_problems, round_trips
+from e2i_serving.runtime.exporting import exporter_problems
 from e2i_serving.runtime.models import missing_model
 from e2i_serving.runtime.objectives import objectives_file
 from e2i_serving.runtime.relay_process import audit_url
@@ -90,32 +90,6 @@ def run_checks(definition: ServiceDefinition) -> list[tuple[str, list[Problem]]]
     return [("settings", []), *((name, list(function(definition, resolved))) for name, function in CHECKS.items())]
 
 
-def examine(target: str, working_dir: Path) -> list[tuple[str, list[Problem]]] | str:
-    """Import a service as ``bentoml serve`` would, run its checks, load its model, and go to every destination.
-
-    Args:
-        target: The service: ``module:Class``, a folder, or a bento's tag.
-        working_dir: The folder to import it from.
-
-    Returns:
-        As ``run_checks``; or one line that says why it can't be imported.
-    """
-    try:
-        loaded = load_service(target, working_dir)
-    except ConfigurationError as error:
-        return str(error)
-    definition = definition_of(loaded.inner)
-    found = run_checks(definition)
-    if not any(problems for _, problems in found):
-        found.append(("load", list(_load(loaded.inner))))
-        resolved = definition.load_settings()
-        found += [
-            (f"destination {name}", [Problem(f"destination {name}", problem, "")] if problem else [])
-            for name, problem in round_trips(resolved.settings, definition.data_dir(resolved))
-        ]
-    return found
-
-
 def load_service(target: str, working_dir: Path) -> Any:
     """Import a service as ``bentoml serve`` would.
 
@@ -130,16 +104,6 @@ def load_service(target: str, working_dir: Path) -> Any:
         return bentoml.load(target, working_dir=str(working_dir))
     except (E2IServingError, BentoMLException, ImportError, SyntaxError) as error:
         raise ConfigurationError(f"{target} can't be imported from {working_dir.absolute()}: {error}") from error
-
-
-def _load(inner: type) -> Iterator[Problem]:
-    load = getattr(inner, "e2i_load", None)
-    if load is None:
-        return
-    try:
-        load(inner())
-    except Exception as error:  # noqa: BLE001  # whatever a service's own code raises is what is looked for
-        yield Problem("load", f"{inner.__name__} can't load its model: {type(error).__name__}: {error}", "")
 
 
 def add_deployment_hook(inner: type) -> None:

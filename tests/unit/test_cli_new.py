@@ -1,0 +1,232 @@
+"""Projects made of the templates: whole, valid, and kept up to date without touching what their owners changed."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from e2i_serving.cli import app, wheels
+from e2i_serving.cli.projects import MARK, Answers, Kind, project_files, update_project, write_project
+from e2i_serving.exceptions import ConfigurationError
+from e2i_serving.settings import load_settings
+from e2i_serving.slo import load_objectives
+
+ROOT = Path(__file__).parents[2]
+REQUIREMENT = "e2i-serving==0.1.0"
+COMMON = {
+    "README.md",
+    "collector.yaml",
+    "kubernetes.yaml",
+    "observability.yaml",
+    "prometheus.yml",
+    "prometheus/alerts.yaml",
+    "prometheus/objectives.yaml",
+    "dashboards/e2i-model.json",
+    "dashboards/e2i-overview.json",
+    "requirements.txt",
+    "service.py",
+    "slo.yaml",
+    "tests/test_service.py",
+    "train.py",
+}
+
+
+def invoke(*args: str | Path):
+    """Run the command in this process."""
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    """A project as it was just made."""
+    write_project(tmp_path / "churn", Answers("churn", Kind.CLASSIFICATION, REQUIREMENT))
+    return tmp_path / "churn"
+
+
+@pytest.mark.parametrize("kind", Kind)
+@pytest.mark.parametrize("options", [{}, {"pyproject": True, "otlp": True, "sentry": True}])
+def test_every_file_is_what_its_name_says(kind, options, tmp_path):
+    """Python compiles, YAML and TOML parse, settings and objectives are taken by their own readers."""
+    files = project_files(Answers("credit-risk_2", kind, REQUIREMENT, **options))
+    assert set(files) >= COMMON
+    for path, text in files.items():
+        assert "{{" not in text.replace("{{ $", "").replace("{{$", "") or path.startswith(
+            ("prometheus/", "dashboards/")
+        )
+        assert text.endswith("\n")
+        match Path(path).suffix:
+            case ".py":
+                ast.parse(text)
+            case ".yaml" | ".yml":
+                assert list(yaml.safe_load_all(text))
+            case ".json":
+                json.loads(text)
+    for name in ("observability.yaml", "slo.yaml"):
+        (tmp_path / name).write_text(files[name])
+    settings = load_settings(config_dir=tmp_path).settings
+    assert settings.trace_exporter == ("otlp-grpc" if options else "none")
+    assert load_objectives(tmp_path / "slo.yaml")
+    assert ("bentofile.yaml" in files) is not options.get("pyproject", False)
+    build = tomllib.loads(files["pyproject.toml"]).get("tool", {}).get("bentoml", {}).get("build")
+    described = build or yaml.safe_load(files["bentofile.yaml"])
+    assert described["service"] == "service:CreditRisk2"
+    assert described["name"] == "credit_risk_2"
+
+
+def test_kubernetes_keeps_the_journal_and_lets_the_relay_end_last():
+    """Probes, a grace period longer than the relay's last delivery, and the same volume for server and relay."""
+    text = project_files(Answers("churn", Kind.REGRESSION, REQUIREMENT))["kubernetes.yaml"]
+    service, workload = yaml.safe_load_all(text)
+    pod = workload["spec"]["template"]["spec"]
+    (server,), (relay,) = pod["containers"], pod["initContainers"]
+    assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(server)
+    assert pod["terminationGracePeriodSeconds"] > load_settings().settings.relay_shutdown_seconds
+    assert relay["restartPolicy"] == "Always"
+    assert relay["volumeMounts"] == server["volumeMounts"]
+    assert relay["env"] == server["env"]
+    assert workload["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == server["volumeMounts"][0]["name"]
+    assert service["spec"]["selector"] == workload["spec"]["selector"]["matchLabels"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "example"), [("regression", "conformal", "diabetes"), ("causal", "uplift", "uplift")]
+)
+def test_models_are_those_of_the_examples(kind, name, example):
+    """A template's model is the tested one of the examples."""
+    template = ROOT / "templates" / "kinds" / kind / f"{name}.py.jinja"
+    assert template.read_text() == (ROOT / "examples" / example / f"{name}.py").read_text()
+
+
+@pytest.mark.parametrize("name", ["Churn", "1st", "a--b", "a b", "../x", "x" * 41, "a-", ""])
+def test_a_name_that_can_not_name_everything_is_refused(name, tmp_path):
+    """Exit code 2, what a name is, and nothing written."""
+    done = invoke("new", "causal", "--output", tmp_path / "out", "--", name)
+    assert done.exit_code == 2
+    assert "such as credit-risk" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(project):
+    """A project is never written over another one."""
+    before = (project / "service.py").read_text()
+    done = invoke("new", "regression", "churn", "--output", project)
+    assert done.exit_code == 2
+    assert "is not empty" in done.stderr
+    assert (project / "service.py").read_text() == before
+
+
+def test_new_prints_its_files(tmp_path):
+    """Each file that was written is named, and what comes next."""
+    done = invoke("new", "causal", "voucher", "--output", tmp_path / "v")
+    assert done.exit_code == 0, done.output
+    assert str(tmp_path / "v" / "uplift.py") in done.stdout
+    assert (tmp_path / "v" / "uplift.py").exists()
+    assert "README.md" in done.stdout.splitlines()[-1]
+
+
+def test_an_update_with_nothing_new_does_nothing(project):
+    """What is as it should be is not written again, whatever its owner changed."""
+    (project / "train.py").write_text("mine\n")
+    assert update_project(project, REQUIREMENT) == {}
+    assert (project / "train.py").read_text() == "mine\n"
+
+
+def test_an_update_keeps_what_was_changed(project):
+    """A newer release's file replaces an untouched one, lies beside a changed one, and a deleted one stays away."""
+    mark = json.loads((project / MARK).read_text())
+    for path in ("slo.yaml", "collector.yaml", "kubernetes.yaml"):  # as if an older release had made them otherwise
+        (project / path).write_text("older\n")
+        mark["files"][path] = hashlib.sha256(b"older\n").hexdigest()
+    del mark["files"]["prometheus.yml"]  # as if it were new in this release
+    (project / MARK).write_text(json.dumps(mark))
+    (project / "prometheus.yml").unlink()
+    (project / "collector.yaml").write_text("mine\n")
+    (project / "kubernetes.yaml").unlink()
+    made = project_files(Answers("churn", Kind.CLASSIFICATION, REQUIREMENT))
+
+    done = invoke("update", project)
+
+    assert done.exit_code == 1
+    assert "collector.yaml" in done.stdout
+    assert (project / "slo.yaml").read_text() == made["slo.yaml"]
+    assert (project / "prometheus.yml").read_text() == made["prometheus.yml"]
+    assert (project / "collector.yaml").read_text() == "mine\n"
+    assert (project / "collector.yaml.new").read_text() == made["collector.yaml"]
+    assert not (project / "kubernetes.yaml").exists()
+    assert invoke("update", project).exit_code == 0, "said once"
+
+
+def test_an_update_needs_a_project(tmp_path):
+    """A folder without the mark is refused, with what is missing; a mark that was damaged likewise."""
+    with pytest.raises(ConfigurationError, match="holds no project"):
+        update_project(tmp_path, REQUIREMENT)
+    (tmp_path / MARK).write_text("{}")
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        update_project(tmp_path, REQUIREMENT)
+
+
+def test_a_wheel_that_is_named_is_carried(tmp_path):
+    """It is copied into the project and required from there, in the place of an older one."""
+    wheel = tmp_path / "e2i_serving-9.9.9-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("e2i_serving/__init__.py", "")
+    older = tmp_path / "project" / "wheels" / "e2i_serving-1.0.0-py3-none-any.whl"
+    older.parent.mkdir(parents=True)
+    older.write_text("")
+    line = wheels.requirement_for(tmp_path / "project", wheel, ["sentry", "otlp"])
+    assert line == "./wheels/e2i_serving-9.9.9-py3-none-any.whl\ne2i-serving[otlp,sentry]"
+    assert [path.name for path in older.parent.iterdir()] == [wheel.name]
+    with pytest.raises(ConfigurationError, match="is no wheel of e2i-serving"):
+        wheels.requirement_for(tmp_path / "project", tmp_path / "x.whl", [])
+
+
+def test_an_installation_becomes_the_wheel_it_came_from(tmp_path, monkeypatch):
+    """What was installed from a folder is put together again: pip installs it, with the same files and commands."""
+    source = tmp_path / "source"
+    source.mkdir()
+    wheel = source / "e2i_serving-0.0.1-py3-none-any.whl"
+    info = "e2i_serving-0.0.1.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("e2i_serving/__init__.py", "x = 1\n")
+        archive.writestr("e2i_serving/_templates/a.jinja", "{{ a }}\n")
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: e2i-serving\nVersion: 0.0.1\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/entry_points.txt", "[console_scripts]\ne2i-serving = e2i_serving:x\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+    def install(which: Path, target: Path) -> Distribution:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target]
+        subprocess.run([*pip, which], check=True, timeout=120)
+        return next(iter(Distribution.discover(name="e2i-serving", path=[str(target)])))
+
+    installed = install(wheel, tmp_path / "first")
+    monkeypatch.setattr(wheels, "distribution", lambda _: installed)
+    line = wheels.requirement_for(tmp_path / "project", None, [])
+    assert line == f"./wheels/{wheel.name}"
+    again = install(tmp_path / "project" / "wheels" / wheel.name, tmp_path / "second")
+    assert (tmp_path / "second" / "e2i_serving" / "_templates" / "a.jinja").read_text() == "{{ a }}\n"
+    assert [point.name for point in again.entry_points] == ["e2i-serving"]
+    with zipfile.ZipFile(tmp_path / "project" / "wheels" / wheel.name) as archive:
+        assert not [name for name in archive.namelist() if name.endswith((".pyc", "INSTALLER", "direct_url.json"))]
+
+
+def test_an_editable_installation_is_required_by_its_version(tmp_path):
+    """There is no wheel to carry then; the version is pinned, extras included."""
+    if not wheels.is_editable():
+        pytest.skip("the package is installed")
+    assert (
+        wheels.requirement_for(tmp_path, None, ["otlp"]) == f"e2i-serving[otlp]=={distribution('e2i-serving').version}"
+    )

@@ -1,0 +1,154 @@
+"""The doctor's advice: what a service starts with all the same, each with its mend and its section."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bentoml._internal.container import BentoMLContainer
+from typer.testing import CliRunner
+
+from e2i_serving.cli import app
+from e2i_serving.runtime.checks import CHECKS
+from e2i_serving.runtime.definition import ServiceDefinition
+from e2i_serving.runtime.examination import ADVICE, advise, unreached
+from e2i_serving.services import PredictionService
+
+PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
+
+
+class Plain:
+    """A class to define a service by."""
+
+
+def found(data_dir: Path, *, layered: bool = True, labels: tuple[str, ...] = (), **settings: Any) -> dict[str, str]:
+    """The advice on a service with these settings, as text by check; what has none is left out."""
+    data_dir.mkdir(exist_ok=True)
+    arguments = {"data_dir": str(data_dir), "journal_bytes": 64 * 2**20, **settings}
+    advice = advise(ServiceDefinition("credit", Plain, arguments, labels, layered))
+    return {name: str(problem) for name, problems in advice for problem in problems}
+
+
+@pytest.mark.parametrize("name", ["import", "settings", "load", "destinations", *CHECKS, *ADVICE])
+def test_each_check_has_its_section(name):
+    """Where a line of the doctor's points to, there is something."""
+    assert PredictionService, "imported, so that its own check is registered"
+    assert f"\n## {name}\n" in PAGE.read_text(encoding="utf-8")
+
+
+def test_a_sound_service_needs_no_advice(tmp_path):
+    """Every look is taken, and none finds anything."""
+    assert found(tmp_path) == {}
+
+
+def test_a_plain_decorator_sees_less(tmp_path):
+    """What is not seen is said."""
+    assert "429" in found(tmp_path, layered=False)["layer"]
+
+
+def test_a_disk_that_is_smaller_than_the_journal(tmp_path):
+    """Both sizes are said."""
+    said = found(tmp_path, journal_bytes=2**60)["journal-volume"]
+    assert f"{2**60:,}" in said
+    assert "lower journal_bytes" in said
+
+
+def test_a_clock_that_went_back(tmp_path):
+    """Files from the future show it."""
+    (tmp_path / "ledger.db").write_text("")
+    later = time.time() + 3600
+    os.utime(tmp_path / "ledger.db", (later, later))
+    assert "The clock is behind" in found(tmp_path)["clock"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_for_metrics_that_can_not_be_written_to(tmp_path):
+    """It is named, and what to set."""
+    shut = tmp_path / "shut"
+    shut.mkdir(mode=0o500)
+    with BentoMLContainer.prometheus_multiproc_dir.patch(str(shut / "metrics")):
+        assert str(shut) in found(tmp_path)["prometheus-folder"]
+
+
+@pytest.mark.parametrize(("errors", "kept"), [(True, "only failures are"), (False, "nothing is")])
+def test_sampling_that_keeps_no_prediction(tmp_path, errors, kept):
+    """What is recorded nevertheless is said; a name that is always kept makes it sensible."""
+    assert kept in found(tmp_path, sampling_rate=0, sampling_errors=errors)["sampling"]
+    assert found(tmp_path, sampling_rate=0, sampling_always=["churn"]) == {}
+
+
+def test_a_label_that_no_metric_can_have(tmp_path):
+    """It is named; the others are not."""
+    said = found(tmp_path, labels=("brand", "bad-name"))["labels"]
+    assert "'bad-name'" in said
+    assert "brand" not in said
+
+
+def test_a_store_that_does_not_answer(tmp_path, free_port):
+    """It is named, with what waits for it; no password is shown."""
+    url = f"postgresql+psycopg://e2i:secret@127.0.0.1:{free_port}/audit"
+    (problem,) = unreached(ServiceDefinition("credit", Plain, {"data_dir": str(tmp_path), "audit_url": url}))
+    assert "audit-store: " in str(problem)
+    assert "can't be reached" in str(problem)
+    assert "secret" not in str(problem)
+
+
+def test_a_service_that_can_not_be_imported(tmp_path):
+    """The module, the folder and the section are named; exit code 1."""
+    done = CliRunner().invoke(app, ["doctor", "nowhere:Service", "--working-dir", str(tmp_path)])
+    assert done.exit_code == 1
+    assert done.stdout.startswith("WRONG  [import] nowhere:Service can't be imported from ")
+    assert done.stdout.rstrip().endswith("See docs/doctor.md#import")
+
+
+def test_a_model_may_need_a_module_beside_its_service(tmp_path, monkeypatch):
+    """It is loaded as a worker would load it, which finds that module; afterwards the path is as before."""
+    monkeypatch.setenv("E2I_SERVING_DATA_DIR", str(tmp_path / "data"))
+    (tmp_path / "beside_the_service.py").write_text("x = 1")
+    code = """
+        import e2i_serving
+
+
+        @e2i_serving.service
+        class Beside(e2i_serving.RegressionService):
+            feature_names = ("a",)
+
+            def load(self):
+                import beside_the_service
+
+                return beside_the_service
+    """
+    (tmp_path / "lazy_service.py").write_text(textwrap.dedent(code))
+    before = sys.path[:]
+    done = CliRunner().invoke(app, ["doctor", "lazy_service:Beside", "--working-dir", str(tmp_path)])
+    assert "No module named" not in done.stdout
+    assert sys.path == before
+
+
+def test_the_doctor_says_ok_note_and_wrong(tmp_path, monkeypatch):
+    """Advice alone leaves the exit code at 0."""
+    monkeypatch.setenv("E2I_SERVING_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("E2I_SERVING_SAMPLING_RATE", "0")
+    code = """
+        import bentoml
+
+        import e2i_serving
+
+
+        @e2i_serving.service
+        class Advised:
+            @bentoml.api
+            def double(self, x: int) -> int:
+                return 2 * x
+    """
+    (tmp_path / "advised_service.py").write_text(textwrap.dedent(code))
+    done = CliRunner().invoke(app, ["doctor", "advised_service:Advised", "--working-dir", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    assert re.search(r"(?m)^ok     import$", done.stdout)
+    assert re.search(r"(?m)^NOTE   \[sampling\] .* See docs/doctor.md#sampling$", done.stdout)

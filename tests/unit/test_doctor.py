@@ -95,7 +95,7 @@ def test_a_store_that_does_not_answer(tmp_path, free_port):
     url = f"postgresql+psycopg://e2i:secret@127.0.0.1:{free_port}/audit"
     (problem,) = unreached(ServiceDefinition("credit", Plain, {"data_dir": str(tmp_path), "audit_url": url}))
     assert "audit-store: " in str(problem)
-    assert "can't be reached" in str(problem)
+    assert "can't be read" in str(problem)
     assert "secret" not in str(problem)
 
 

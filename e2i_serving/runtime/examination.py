@@ -89,7 +89,8 @@ def unreached(definition: ServiceDefinition) -> Iterator[Problem]:
     resolved = definition.load_settings()
     for name, problem in round_trips(resolved.settings, definition.data_dir(resolved)):
         if problem:
-            yield Problem("destinations", f"{name}: {problem}", "Until then, what it is to get waits in the journal.")
+            what = f"{name}: {problem.rstrip('.')}."
+            yield Problem("destinations", what, "Mend that; until then, what it is to get waits in the journal.")
 
 
 @contextmanager

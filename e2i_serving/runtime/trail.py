@@ -173,12 +173,15 @@ class AuditTrail:
         return found
 
     def find(self, any_id: str) -> list[Row]:
-        """Every prediction with this prediction id, request id or trace id, as ``get`` gives it, newest first."""
+        """Every prediction with this prediction id, request id or trace id, as ``get`` gives it, newest first.
+
+        A trace id may lack its leading zeros, as one of 64 bits does.
+        """
         request_id = self._redactor.request_id(any_id) if self._redactor is not None else any_id
         filters = (
             PredictionFilter(prediction_id=any_id),
             PredictionFilter(request_id=request_id),
-            PredictionFilter(trace_id=any_id.lower()),
+            PredictionFilter(trace_id=any_id.lower().zfill(32)),  # B3 has short ones
         )
         found = {row["prediction_id"]: row for where in filters for row in self._in_full(checked(where))}
         self._note("find", PredictionFilter(), len(found), id=request_id)

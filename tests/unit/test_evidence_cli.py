@@ -85,7 +85,9 @@ def test_erase_says_what_it_erased(trail):
 
 def test_a_hold_is_set_listed_and_released(trail):
     """While it holds, an erasure exits with 1 and names it."""
-    hold_id = run(trail, "hold", "add", "--entity", SUBJECT, "--reason", "case 12").split()[1]
+    said = run(trail, "hold", "add", "--entity", SUBJECT, "--reason", "case 12")
+    assert said.rstrip().endswith("Predictions that it covers now: 1.")
+    hold_id = said.split()[1]
     assert "case 12" in run(trail, "hold", "list")
     assert hold_id in run(trail, "erase", "--entity", SUBJECT, "--yes", code=1)
     said = json.loads(run(trail, "erase", "--entity", SUBJECT, "--dry-run", "--format", "json", code=1).splitlines()[0])

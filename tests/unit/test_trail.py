@@ -180,6 +180,8 @@ def test_find_lists_all_that_an_id_may_mean(trail):
     assert [row["prediction_id"] for row in trail.find(TRACE.upper())] == ["p2", "p1"]
     assert [row["prediction_id"] for row in trail.find("p1")] == ["p4", "p1"]
     assert trail.find("nowhere") == []
+    trail._source.write(explode([Entry(LIFE, 8, entry(8, trace_id=TRACE[:16].zfill(32)).body)]))
+    assert [row["prediction_id"] for row in trail.find(TRACE[:16])] == ["p8"]
 
 
 def test_get_and_find_tell_what_came_after_the_answer(trail):

@@ -55,6 +55,8 @@ class SpanSink(SpanProcessor):
         queue_size: Most things that wait.
         batch_size: Most that are taken from the queue at once.
         delay_seconds: Longest that one waits while the exporter keeps up.
+        last_seconds: Longest that ``shutdown`` waits for what is there to be exported.
+        log: Where it says that spans are lost.
     """
 
     def __init__(
@@ -65,6 +67,8 @@ class SpanSink(SpanProcessor):
         queue_size: int = 2048,
         batch_size: int = 128,
         delay_seconds: float = 1.0,
+        last_seconds: float = 5.0,
+        log: logging.Logger = logger,
     ) -> None:
         self._exporter = exporter
         self._resource = resource
@@ -72,6 +76,8 @@ class SpanSink(SpanProcessor):
         self._queue_size = queue_size
         self._batch_size = batch_size
         self._delay = delay_seconds
+        self._last_seconds = last_seconds
+        self._log = log
         self._counting = threading.Lock()
         self._awake = threading.Event()
         self._exporting = threading.Lock()
@@ -104,7 +110,7 @@ class SpanSink(SpanProcessor):
             return
         self._closed = True
         self._awake.set()
-        self._thread.join(5.0)
+        self._thread.join(self._last_seconds)
         self._exporter.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
@@ -158,15 +164,15 @@ class SpanSink(SpanProcessor):
                     spans += spans_of(*item, self._resource)
             try:
                 kept = self._exporter.export(spans) is SpanExportResult.SUCCESS
-            except Exception as error:  # promise 4: observability never harms
+            except Exception as error:  # noqa: BLE001  # promise 4: observability never harms
                 kept = False
-                logger.debug("The exporter of spans failed.", exc_info=error)
+                self._log.debug("The exporter of spans failed.", exc_info=error)
         if not kept:
             self._drop(len(spans))
             now = time.monotonic()
             if now - self._said >= REPEAT_AFTER_SECONDS:
                 self._said = now
-                logger.warning(
+                self._log.warning(
                     "Spans can't be exported; %d lost so far. Predictions go on, and so does their record. Is "
                     "OTEL_EXPORTER_OTLP_ENDPOINT right, and its receiver up?",
                     self.dropped,

@@ -10,6 +10,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from e2i_serving.encryption import cipher_of
 from e2i_serving.evidence import open_checkpointer
@@ -24,8 +25,12 @@ from e2i_serving.runtime.exporting import export_destinations
 from e2i_serving.runtime.logs import configure_logs
 from e2i_serving.runtime.metrics_export import metrics_export_of
 from e2i_serving.runtime.relay_report import open_report
+from e2i_serving.runtime.relay_tracing import relay_tracing_of
 from e2i_serving.settings import Settings, load_settings
 from e2i_serving.typing import Cipher
+
+if TYPE_CHECKING:
+    from e2i_serving.stores.calls import OnCall
 
 logger = logging.getLogger("e2i_serving.relay")
 
@@ -59,12 +64,12 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
         if not lock.acquire():
             return False
         cipher = cipher_of(settings)
-        with closing(Ledger(data_dir)) as ledger:
-            destination = audit_destination(settings, data_dir, ledger, cipher)
+        with closing(Ledger(data_dir)) as ledger, closing(relay_tracing_of(settings)) as tracing:
+            destination = audit_destination(settings, data_dir, ledger, cipher, on_call=tracing.on_call)
             # What is on its way can't be given up, so it must be a small part of the journal.
             batch_bytes = min(BATCH_BYTES, settings.journal_bytes // 8)
             size = settings.relay_batch_size
-            destinations: list[Destination] = [destination, *export_destinations(settings)]
+            destinations: list[Destination] = [tracing.traced(destination), *export_destinations(settings)]
             ledger.enlist([each.name for each in destinations], AUDIT_STORE)
             deliveries = [
                 Delivery(each, ledger, batch_size=size, batch_bytes=batch_bytes, cipher=cipher) for each in destinations
@@ -102,7 +107,9 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
     return True
 
 
-def audit_destination(settings: Settings, data_dir: Path, ledger: Ledger, cipher: Cipher | None) -> AuditDestination:
+def audit_destination(
+    settings: Settings, data_dir: Path, ledger: Ledger, cipher: Cipher | None, *, on_call: OnCall | None = None
+) -> AuditDestination:
     """The audit store that the settings name, as the relay delivers to it.
 
     Args:
@@ -110,6 +117,7 @@ def audit_destination(settings: Settings, data_dir: Path, ledger: Ledger, cipher
         data_dir: The instance's data directory.
         ledger: Tells how far the chains had come when the last relay ended.
         cipher: Encrypts payload files.
+        on_call: Is told each call of the database.
 
     Raises:
         ConfigurationError: The audit store's URL is wrong, or its driver is not installed.
@@ -117,7 +125,7 @@ def audit_destination(settings: Settings, data_dir: Path, ledger: Ledger, cipher
     """
     from e2i_serving.stores.sql import SqlAuditStore  # noqa: PLC0415  # losers of the election need no database
 
-    store = SqlAuditStore(audit_url(settings, data_dir))
+    store = SqlAuditStore(audit_url(settings, data_dir), on_call=on_call)
     checkpoints = open_checkpointer(settings, data_dir)
     checkpoints.recover(ledger.chains(AUDIT_STORE))
     return AuditDestination(

@@ -43,13 +43,12 @@ def start_telemetry(definition: ServiceDefinition, bento: tuple[str, str]) -> Te
         definition: The service.
         bento: Name and version of the bento; the version is empty when served from source.
     """
-    resolved = definition.load_settings()
-    settings = resolved.settings
-    resource = _resource(definition.name, bento, settings)
+    settings = definition.load_settings().settings
+    resource = service_attributes(definition.name, bento, settings)
     log_export = _log_export(settings, resource)
     logs, render = configure_logs(settings, tee=log_export.tee if log_export else None) or (None, None)
     try:
-        tracing = tracing_of(resolved, resource)
+        tracing = tracing_of(settings, resource)
     except ImportError as error:
         logger.warning("No spans are exported, for %s is not installed: install e2i-serving[otlp].", error.name)
         tracing = Tracing(settings.trace_sample_rate)
@@ -70,7 +69,14 @@ def _log_export(settings: Settings, resource: dict[str, str]) -> LogExport | Non
     return LogExport(variables, resource)
 
 
-def _resource(service: str, bento: tuple[str, str], settings: Settings) -> dict[str, str]:
+def service_attributes(service: str, bento: tuple[str, str], settings: Settings) -> dict[str, str]:
+    """What is served, as OpenTelemetry resource attributes.
+
+    Args:
+        service: The service's name.
+        bento: Name and version of the bento; the version is empty when served from source.
+        settings: They say where it runs.
+    """
     name, version = bento
     found = {
         "service.name": service,

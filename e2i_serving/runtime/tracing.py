@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -24,11 +24,11 @@ from opentelemetry.propagators.textmap import (
 
 from e2i_serving.propagation import LABEL_PREFIX, PREDICTION_ID, REQUEST_ID
 from e2i_serving.runtime.observation import Observation, observation
-from e2i_serving.settings import Origin, ResolvedSettings, Settings, tracing_variables
+from e2i_serving.settings import Settings, tracing_variables, with_trace_variables
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
     from e2i_serving.observers.spans import SpanSink
@@ -74,37 +74,29 @@ class Tracing:
             self.sink.shutdown()
 
 
-def tracing_of(resolved: ResolvedSettings, service: dict[str, str], *, exporter: SpanExporter | None = None) -> Tracing:
+def tracing_of(settings: Settings, service: Mapping[str, str], *, exporter: SpanExporter | None = None) -> Tracing:
     """The tracing that the settings ask for, and OpenTelemetry's variables where these leave it open.
 
     Args:
-        resolved: The settings.
+        settings: The settings.
         service: What is served, as OpenTelemetry resource attributes; its own variables win.
         exporter: Where spans go instead, for tests.
 
     Raises:
         ImportError: The exporter is not installed.
     """
-    settings = resolved.settings
     variables = tracing_variables()
-    rate, wanted = settings.trace_sample_rate, settings.trace_exporter
-    if resolved.origins["trace_sample_rate"] is Origin.DEFAULT and variables.sample_rate is not None:
-        rate = variables.sample_rate
-    if resolved.origins["trace_exporter"] is Origin.DEFAULT and variables.exporter is not None:
-        wanted = variables.exporter  # type: ignore[assignment]  # one of the same four
     if variables.disabled:
         return Tracing()
+    settings = with_trace_variables(settings)
+    rate = settings.trace_sample_rate
     if exporter is None:
-        if wanted == "none":
+        if settings.trace_exporter == "none":
             return Tracing(rate)
-        exporter = exporter_of(wanted)
-    from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415  # only where spans are made
-    from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor, TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased  # noqa: PLC0415
+        exporter = exporter_of(settings.trace_exporter)
+    from e2i_serving.observers.spans import SpanSink  # noqa: PLC0415  # only where spans are made
 
-    from e2i_serving.observers.spans import SpanSink  # noqa: PLC0415
-
-    resource: Resource = Resource.create(service).merge(OTELResourceDetector().detect())
+    resource = resource_of(service)
     sink = SpanSink(
         exporter,
         resource,
@@ -112,15 +104,42 @@ def tracing_of(resolved: ResolvedSettings, service: dict[str, str], *, exporter:
         batch_size=variables.batch_size,
         delay_seconds=variables.delay_seconds,
     )
+    return Tracing(rate, sink, provider_of(sink, resource, rate))
+
+
+def resource_of(service: Mapping[str, str]) -> Resource:
+    """What spans are spans of.
+
+    Args:
+        service: OpenTelemetry resource attributes; its own variables win.
+    """
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415  # only where spans are made
+
+    return Resource.create(service).merge(OTELResourceDetector().detect())
+
+
+def provider_of(processor: SpanProcessor, resource: Resource, sample_rate: float) -> TracerProvider:
+    """What makes spans.
+
+    Args:
+        processor: Takes them when they have ended; shut down by whoever made it.
+        resource: What they are spans of.
+        sample_rate: Fraction of the traces beginning here that are sampled.
+    """
+    from opentelemetry.sdk.trace import (  # noqa: PLC0415  # only where spans are made
+        SynchronousMultiSpanProcessor,
+        TracerProvider,
+    )
+    from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased  # noqa: PLC0415  # likewise
+
     processors = SynchronousMultiSpanProcessor()  # type: ignore[no-untyped-call]  # OpenTelemetry leaves it so
-    processors.add_span_processor(sink)
-    provider = TracerProvider(
-        sampler=ParentBased(TraceIdRatioBased(rate)),
+    processors.add_span_processor(processor)
+    return TracerProvider(
+        sampler=ParentBased(TraceIdRatioBased(sample_rate)),
         resource=resource,
         active_span_processor=processors,
         shutdown_on_exit=False,
     )
-    return Tracing(rate, sink, provider)
 
 
 def exporter_of(name: str) -> SpanExporter:

@@ -23,6 +23,7 @@ from e2i_serving.settings.standards import (
     opik_variables,
     sentry_variable,
     tracing_variables,
+    with_trace_variables,
 )
 
 __all__ = [
@@ -49,4 +50,5 @@ __all__ = [
     "readers_dir",
     "sentry_variable",
     "tracing_variables",
+    "with_trace_variables",
 ]

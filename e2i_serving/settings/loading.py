@@ -18,6 +18,7 @@ from pydantic_settings import EnvSettingsSource
 from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.settings.declared import Settings
 from e2i_serving.settings.kept import kept_settings
+from e2i_serving.settings.standards import with_trace_variables
 
 PREFIX = "E2I_SERVING_"
 CONFIG_FILE_NAME = "observability.yaml"
@@ -101,9 +102,11 @@ def load_settings(
 def environment_of(resolved: Settings) -> dict[str, str]:
     """Settings as environment variables, so that a child process resolves the same ones.
 
-    Defaults are among them: one that was given in code still wins over this process's own environment.
+    Defaults are among them: one that was given in code still wins over this process's own environment. So is what
+    OpenTelemetry's variables say of traces, which in the child no longer fill in for a default.
     Secrets are in clear: the result must not be shown or logged.
     """
+    resolved = with_trace_variables(resolved)
     values = resolved.model_dump(mode="json", exclude_none=True)
     for name in values:
         if isinstance(secret := getattr(resolved, name), SecretStr):

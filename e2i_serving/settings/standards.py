@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote
 
+from e2i_serving.settings.declared import Settings
+
 EXPORTERS: Final = ("none", "otlp-grpc", "otlp-http", "console")
 
 QUEUE_SIZE: Final = 2048
@@ -147,6 +149,25 @@ def tracing_variables(environ: Mapping[str, str] | None = None) -> TracingVariab
         max(int(_number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", BATCH_SIZE)), 1),
         max(_number(environ, "OTEL_BSP_SCHEDULE_DELAY", DELAY_MILLISECONDS), 1.0) / 1000,
     )
+
+
+def with_trace_variables(settings: Settings) -> Settings:
+    """The same settings, with what OpenTelemetry's variables say of traces where nobody set it.
+
+    Of this process's environment. What it gives is set, so that a child process takes it over as it is.
+
+    Args:
+        settings: As they were loaded.
+    """
+    variables = tracing_variables()
+    if variables.disabled:
+        return settings.model_copy(update={"trace_exporter": "none", "trace_sample_rate": 0.0})
+    found: dict[str, object] = {
+        "trace_exporter": variables.exporter or settings.trace_exporter,
+        "trace_sample_rate": settings.trace_sample_rate if variables.sample_rate is None else variables.sample_rate,
+    }
+    said = {name: value for name, value in found.items() if name not in settings.model_fields_set}
+    return settings.model_copy(update=said)
 
 
 def sentry_variable(environ: Mapping[str, str] | None = None) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
 from e2i_serving.record import Row, RowBatch
+from e2i_serving.stores.calls import CallWatch, OnCall
 from e2i_serving.stores.engine import open_engine, store_errors
 from e2i_serving.stores.migrations import HEAD, bring_to_head, version_of
 from e2i_serving.stores.refusals import refusals
@@ -30,11 +31,12 @@ class SqlAuditStore:
     ``watchdog.HANG_SECONDS``.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, on_call: OnCall | None = None) -> None:
         """Prepare a store.
 
         Args:
             url: An SQLAlchemy URL, of SQLite (a file) or PostgreSQL.
+            on_call: Is told each call of the database.
 
         Raises:
             ConfigurationError: The URL is wrong, or its driver is not installed.
@@ -45,6 +47,8 @@ class SqlAuditStore:
         self._is_server = self._engine.dialect.name == "postgresql"
         self._watchdog = Watchdog(self._engine)
         self._is_at_head = False
+        if on_call is not None:
+            CallWatch(self._engine, on_call)
 
     def write(self, batch: RowBatch) -> int:
         """Store a batch in one transaction; see ``AuditStore.write``."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from e2i_serving.runtime.events import SERVICE
 from e2i_serving.testing import EnvelopeReceiver, OtlpReceiver
 
 PARENT = "00f067aa0ba902b7"
@@ -59,8 +60,8 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def seen(serve):
-    """Every cell's request, sent to one server, with all that came of it."""
+def sent_and_received(serve):
+    """Every cell's request, sent to one server, with all that came of it; and all spans."""
     with OtlpReceiver() as spans, EnvelopeReceiver() as events:
         settings = {
             "E2I_SERVING_TRACE_EXPORTER": "otlp-http",
@@ -99,7 +100,13 @@ def seen(serve):
         each.lines = [line for line in lines if line.get("trace_id") == each.trace_id]
         each.spans = [span for span in spans.spans if span["trace_id"] == each.trace_id]
         each.events = [event for event in events.events if event["tags"]["trace_id"] == each.trace_id]
-    return found
+    return found, spans.spans
+
+
+@pytest.fixture(scope="module")
+def seen(sent_and_received):
+    """Every cell's request, with all that came of it."""
+    return sent_and_received[0]
 
 
 @pytest.fixture(params=CELLS, ids="-".join)
@@ -158,3 +165,23 @@ def test_called_service_knows_who_called(seen, sender):
     assert below["parent_request_id"] == found.row["prediction_id"]
     assert below["request_id"] == found.row["request_id"]
     assert found.row["labels"] == {"brand": "alpha"}
+
+
+def test_the_relays_spans_are_its_own(sent_and_received):
+    """Its batches and its calls of the database are whole trees, told from a worker's, and in no request's trace."""
+    seen, spans = sent_and_received
+    ids = {span["span_id"] for span in spans}
+    batches = [span for span in spans if span["name"] == "deliver audit-store"]
+    calls = [span for span in spans if "db.operation.name" in span["attributes"]]
+    assert sum(batch["attributes"]["e2i.records"] for batch in batches) >= len(CELLS)
+    assert "COMMIT" in {call["name"] for call in calls}
+    assert {batch["parent_span_id"] for batch in batches} == {""}
+    assert {call["parent_span_id"] for call in calls} <= {batch["span_id"] for batch in batches} <= ids
+    assert {span["trace_id"] for span in calls + batches}.isdisjoint(each.trace_id for each in seen.values())
+    (instance,) = {span["resource"]["service.instance.id"] for span in calls + batches}
+    assert instance.endswith("/relay")
+    assert instance not in {
+        span["resource"].get("service.instance.id") for each in seen.values() for span in each.spans
+    }
+    services = {span["resource"]["service.name"] for each in seen.values() for span in each.spans}
+    assert services <= {span["resource"]["service.name"] for span in batches} <= services | {SERVICE}

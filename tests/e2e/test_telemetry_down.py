@@ -38,5 +38,6 @@ def test_predictions_go_on(serve, eventually, exporter):
 
         eventually(lambda: lost() > 0, what="lost spans to be counted")
     lines = [json.loads(line) for line in server.log.read_text().splitlines() if line.startswith("{")]
-    assert sum("Spans can't be exported" in line["event"] for line in lines) == 1
+    said = [line["logger"] for line in lines if "Spans can't be exported" in line["event"]]
+    assert (said.count("e2i_serving"), said.count("e2i_serving.relay")) in ((1, 0), (1, 1))  # each process for itself
     assert len([line for line in lines if line["level"] in ("warning", "error") and "request_id" not in line]) < 10

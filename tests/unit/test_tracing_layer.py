@@ -30,7 +30,7 @@ def make_traced(make_rig, exporter):
     made = []
 
     def make(rate=1.0, **options):
-        tracing = tracing_of(load_settings({"trace_sample_rate": rate}, environ={}), {}, exporter=exporter)
+        tracing = tracing_of(load_settings({"trace_sample_rate": rate}, environ={}).settings, {}, exporter=exporter)
         made.append(tracing)
         return make_rig(served_by=ServedBy(telemetry=Telemetry(tracing)), **options)
 

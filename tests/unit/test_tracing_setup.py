@@ -48,7 +48,9 @@ def request_():
 
 def tracing(**arguments):
     """Tracing by settings, to memory."""
-    return tracing_of(load_settings(arguments, environ={}), {"service.name": "credit"}, exporter=InMemorySpanExporter())
+    return tracing_of(
+        load_settings(arguments, environ={}).settings, {"service.name": "credit"}, exporter=InMemorySpanExporter()
+    )
 
 
 @pytest.mark.parametrize(

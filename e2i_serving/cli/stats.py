@@ -64,5 +64,9 @@ def stats(
     for each in found:
         shown = (each.model, each.version, each.phase, each.count, *map(milliseconds, each.seconds.values()))
         rows.add_row(*map(text, shown))
-    note = "Exact, from the audit trail." if url is None else "Interpolated in the buckets of the service's histograms."
+    note = (
+        "Exact, from the audit trail."
+        if url is None
+        else "From the service's histograms: totals within 5 %, phases as coarse as the objectives' bounds."
+    )
     show(rows, text(note))

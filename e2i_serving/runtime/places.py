@@ -61,13 +61,14 @@ def locate(where: str | Path | None) -> Place:
         if settings.audit_url and settings.data_dir is None:
             return _of_url(settings.audit_url, settings)
         where = find_data_dir(settings)
-    if isinstance(where, str) and "://" in where:
-        file = file_of(where)
+    is_url = isinstance(where, str) and "://" in where
+    if is_url:
+        file = file_of(str(where))
         if file is None:
-            return _of_url(where, load_settings().settings)
+            return _of_url(str(where), load_settings().settings)
         where = file
     path = Path(where).expanduser().absolute()
-    if path.is_file() or (path.suffix in {".db", ".sqlite"} and not path.is_dir()):
+    if is_url or path.is_file() or (path.suffix in {".db", ".sqlite"} and not path.is_dir()):
         if path.name != AUDIT_DB_NAME or not (path.parent / "journal").is_dir():
             return _of_url(sqlite_url(path), load_settings().settings)
         path = path.parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import subprocess
 import sys
 import time
@@ -280,6 +281,10 @@ def test_to_pandas_names_the_extra_when_it_is_missing(trail, monkeypatch):
 def test_open_takes_a_directory_a_file_or_a_url(data_dir):
     """The three ways to name a store lead to the same one."""
     for where in (data_dir, str(data_dir), data_dir / "audit.db", sqlite_url(data_dir / "audit.db")):
+        with AuditTrail.open(where) as trail:
+            assert trail.count() == 1
+    copy = shutil.copy(data_dir / "audit.db", data_dir.parent / "trail.copy")
+    for where in (copy, sqlite_url(Path(copy))):
         with AuditTrail.open(where) as trail:
             assert trail.count() == 1
 

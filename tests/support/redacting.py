@@ -1,0 +1,27 @@
+"""Redactors and records for the tests of redaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from e2i_serving.record import ModelInfo, Outcome, PredictionRecord
+from e2i_serving.redaction import Redactor, redactor_of
+from e2i_serving.settings import Settings
+
+KEY = "a key of 16 chars"
+MODEL = ModelInfo("scorer", "v1", feature_names=("age", "income", "zip.code"), classes=("no", "yes"))
+
+
+def redactor(*rules: tuple[Any, ...], model: ModelInfo = MODEL, key: str = KEY, **settings: Any) -> Redactor:
+    """A redactor of rules, each a path, an action and perhaps digits."""
+    declared = [dict(zip(("path", "action", "digits"), rule, strict=False)) for rule in rules]
+    made = redactor_of(Settings(redaction_rules=declared, redaction_key=key, **settings), model)
+    assert made is not None
+    return made
+
+
+def record(**fields: Any) -> PredictionRecord:
+    """A record with something in every place."""
+    return PredictionRecord(
+        **{"prediction_id": "p1", "time_ns": 1, "duration": 0.1, "outcome": Outcome.OK, "status": 200} | fields
+    )

@@ -11,11 +11,9 @@ from typing import Any, Final, NamedTuple, Self
 
 from sqlalchemy import Table
 
-from e2i_serving.exceptions import StoreError
-from e2i_serving.stores.engine import file_of, open_engine, store_errors
-from e2i_serving.stores.migrations import HEAD, version_of
+from e2i_serving.stores.engine import store_errors
 from e2i_serving.stores.tables import JsonText, metadata
-from e2i_serving.stores.urls import masked_url
+from e2i_serving.stores.upgrading import open_current
 
 _CHUNK: Final = 2000
 _CHAINED: Final = {
@@ -90,20 +88,9 @@ class SqlChains:
     """
 
     def __init__(self, url: str) -> None:
-        path = file_of(url)
-        if path is not None and not path.is_file():
-            raise StoreError(f"There is no audit store at {path}. Name another data directory or URL.")
         self._url = url
-        self._engine = open_engine(url, read_only=True)
+        self._engine = open_current(url, read_only=True)
         self._is_server = self._engine.dialect.name == "postgresql"
-        with store_errors(url, "read"), self._engine.connect() as opened:
-            version = version_of(opened)
-        if version != HEAD:
-            self._engine.dispose()
-            raise StoreError(
-                f"The tables of the audit store {masked_url(url)} have version {version or 'none'}, this release reads "
-                f"{HEAD}. Run `e2i-serving audit upgrade`."
-            )
         with store_errors(url, "read"):
             self._pooled = self._engine.raw_connection()
             connection: Any = self._pooled.driver_connection

@@ -11,9 +11,9 @@ from sqlalchemy import Connection
 
 from e2i_serving.exceptions import StoreError
 from e2i_serving.stores.chains import selected_columns
-from e2i_serving.stores.engine import file_of, open_engine, store_errors
-from e2i_serving.stores.migrations import HEAD, version_of
+from e2i_serving.stores.engine import store_errors
 from e2i_serving.stores.tables import metadata
+from e2i_serving.stores.upgrading import open_current
 from e2i_serving.stores.urls import masked_url
 
 _CHUNK: Final = 400
@@ -60,20 +60,9 @@ class SqlMaintenance:
     """
 
     def __init__(self, url: str) -> None:
-        path = file_of(url)
-        if path is not None and not path.is_file():
-            raise StoreError(f"There is no audit store at {path}. Name another data directory or URL.")
         self._url = url
-        self._engine = open_engine(url)
+        self._engine = open_current(url, read_only=False)
         self._is_server = self._engine.dialect.name == "postgresql"
-        with store_errors(url, "read"), self._engine.connect() as connection:
-            version = version_of(connection)
-        if version != HEAD:
-            self._engine.dispose()
-            raise StoreError(
-                f"The tables of the audit store {masked_url(url)} have version {version or 'none'}, this release needs "
-                f"{HEAD}. Run `e2i-serving audit upgrade`."
-            )
 
     def __enter__(self) -> SqlMaintenance:  # noqa: PYI034  # never derived from
         """Itself."""

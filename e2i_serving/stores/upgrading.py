@@ -1,4 +1,4 @@
-"""Upgrades a store by hand, where its relay is not to do it."""
+"""The version of a store's tables: asked for, insisted on, and brought up by hand where the relay is not to do it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine
 
+from e2i_serving.exceptions import StoreError
 from e2i_serving.stores.engine import existing_file, open_engine, store_errors
-from e2i_serving.stores.migrations import bring_to_head, version_of
+from e2i_serving.stores.migrations import HEAD, bring_to_head, version_of
+from e2i_serving.stores.urls import masked_url
 
 
 def stored_version(url: str) -> str | None:
@@ -39,6 +41,26 @@ def upgrade_store(url: str) -> None:
     existing_file(url)
     with _engine(url, read_only=False) as engine, store_errors(url, "upgraded"):
         bring_to_head(engine)
+
+
+def open_current(url: str, *, read_only: bool) -> Engine:
+    """Open a store whose tables have the version of this release.
+
+    Args:
+        url: The store's URL.
+        read_only: Whether nothing is to be written.
+
+    Raises:
+        ConfigurationError: The URL is wrong, or its driver is not installed.
+        StoreError: There is no such store, or its tables have another version.
+    """
+    version = stored_version(url)
+    if version != HEAD:
+        raise StoreError(
+            f"The tables of the audit store {masked_url(url)} have version {version or 'none'}, this release needs "
+            f"{HEAD}. Run `e2i-serving audit upgrade`."
+        )
+    return open_engine(url, read_only=read_only)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 import msgspec
 
@@ -32,6 +33,9 @@ WATCHED_RECORDS: Final = 1000
 
 FEATURES: Final = "features"
 """The column of inputs whose named parts are inputs by their own name."""
+
+CALLERS_IDS: Final = ("opik_trace_id", "opik_parent_span_id")
+"""Attributes with the trace of a caller, which an allow-list lets through when they are UUIDs."""
 
 _Event = TypeVar("_Event", StreamEnd, LateResult)
 
@@ -184,7 +188,10 @@ class Redactor:
 
     def _tree(self, root: str, tree: dict[str, Any], findings: Findings) -> dict[str, Any]:
         if self._allowed is not None:
-            tree = self._values.kept(tree, self._allowed[root], findings)
+            # Ids that a caller sent in headers of their own are no more than the trace's, which no list names either.
+            ids = _callers_ids(tree) if root == "attributes" else {}
+            others = {name: value for name, value in tree.items() if name not in ids}
+            tree = {**(self._values.kept(others, self._allowed[root], findings) if others else {}), **ids}
         redacted: dict[str, Any] = self._values.redacted(tree, self._paths[root], findings, texts=root == "labels")
         return redacted
 
@@ -214,6 +221,20 @@ class Redactor:
                         rule.path,
                         WATCHED_RECORDS,
                     )
+
+
+def _callers_ids(attributes: Mapping[str, Any]) -> dict[str, str]:
+    """The ids of a caller's trace, as far as they are ids and no other text."""
+    found: dict[str, str] = {}
+    for name in CALLERS_IDS:
+        if isinstance(text := attributes.get(name), str):
+            try:
+                is_id = str(UUID(text)) == text
+            except ValueError:
+                continue
+            if is_id:
+                found[name] = text
+    return found
 
 
 def redactor_of(settings: Settings, model: ModelInfo, destination: str | None = None) -> Redactor | None:

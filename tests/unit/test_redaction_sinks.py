@@ -13,10 +13,16 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 
+from e2i_serving.exporters.documents import as_json, document
+from e2i_serving.exporters.opik import OpikExporter
+from e2i_serving.exporters.opik_traces import TraceStyle
+from e2i_serving.exporters.otlp_logs import OtlpLogsExporter
+from e2i_serving.exporters.webhook import cloud_event
 from e2i_serving.journal.frame import FrameKind, encode_into
 from e2i_serving.observers.access_log import AccessLogObserver
 from e2i_serving.observers.metrics import MetricsObserver, SeriesFile, collect, render
@@ -27,6 +33,7 @@ from e2i_serving.relay.explode import explode
 from e2i_serving.runtime.errors import ErrorReporter
 from e2i_serving.settings import Settings
 
+CALLER = "0192f7b0-5c1e-7d4a-9f1e-2b7c6c1e8a11"
 FEATURES = ("age", "income", "height")
 LIFE = Life("01920000-0000-7000-8000-000000000001", "credit", 1, 1, model=ModelInfo("m", "1", feature_names=FEATURES))
 
@@ -95,6 +102,46 @@ def error_event(record: PredictionRecord) -> bytes:
     return msgspec.json.encode(reporter()._event(error, failed), enc_hook=repr)
 
 
+class KeptOpik(OpikExporter):
+    """Keeps what it would send."""
+
+    kept: tuple[bytes, ...] = ()
+
+    def _send(self, method: str, path: str, member: str, batch: list[bytes]) -> None:
+        self.kept += (path.encode(), *batch)
+
+
+@functools.cache
+def opiks() -> list[KeptOpik]:
+    """Exporters to Opik of all styles, that are only asked what they would send."""
+    styles = (TraceStyle(), TraceStyle(per="item", thread="patient"), TraceStyle(thread="brand"))
+    return [KeptOpik("http://127.0.0.1:9", style=style, spans=True) for style in styles]
+
+
+@functools.cache
+def collector() -> OtlpLogsExporter:
+    """An exporter that is only asked what it would send."""
+    return OtlpLogsExporter("http://127.0.0.1:9")
+
+
+def opik(record: PredictionRecord) -> bytes:
+    """What is sent to Opik: a trace a request and a trace an item, spans, and the child of a caller's trace."""
+    of_caller = {**record.attributes, "opik_trace_id": CALLER}
+    child = msgspec.structs.replace(record, prediction_id=CALLER, attributes=of_caller, phases={"predict": 0.1})
+    for exporter in opiks():
+        exporter.kept = ()
+        exporter.export([Entry(LIFE, 1, child)])
+    return b"\n".join(each for exporter in opiks() for each in exporter.kept)
+
+
+def other_exporters(record: PredictionRecord) -> bytes:
+    """What a file of lines, a webhook and a collector of logs get."""
+    entry = Entry(LIFE, 1, record)
+    return b"\n".join(
+        [as_json(document(entry)), as_json(cloud_event(entry)), collector()._request([entry]).SerializeToString()]
+    )
+
+
 SINKS: dict[str, Callable[[PredictionRecord], bytes]] = {
     "frame": frame,
     "rows": rows,
@@ -102,6 +149,8 @@ SINKS: dict[str, Callable[[PredictionRecord], bytes]] = {
     "metrics": metrics,
     "spans": spans,
     "error event": error_event,
+    "traces in Opik": opik,
+    "other exporters": other_exporters,
 }
 """Every place that a record goes to, as the bytes that arrive there. A new sink is one more line."""
 
@@ -232,6 +281,11 @@ def test_the_sinks_show_what_is_not_redacted():
     assert b"zqSECRET" in rows(record)
     assert b"zqSECRET" in access_log(record)
     assert b"e2i_predictions_total" in metrics(record)
+    assert opik(record).count(b"zqSECRET") > 1
+    assert b"spans/batch" in opik(record)
+    assert other_exporters(record).count(b"zqSECRET") > 2
+    assert any(form in opik(record) for form in forms(123456789012.625))
+    assert any(form in other_exporters(record) for form in forms(123456789012.625))
     assert any(form in frame(record) for form in forms(123456789012.625))
     assert any(form in rows(record) for form in forms(123456789012.625))
 
@@ -256,6 +310,26 @@ def test_no_sink_shows_what_is_not_allowed(what: Planted) -> None:
     redactor = redactor_of(chosen, LIFE.model)
     assert redactor is not None
     assert_gone(redactor.record(build(fields)), what.secrets)
+
+
+@pytest.mark.parametrize("name", ["opik_trace_id", "opik_parent_span_id"])
+def test_what_is_no_id_does_not_pass_for_a_callers(name: str) -> None:
+    """An allow-list lets the ids of a caller's trace through, and no other text under their names."""
+    redactor = redactor_of(Settings(redaction_allow=["labels.shop"]), LIFE.model)
+    assert redactor is not None
+    for text in ("zqSECRETSECRET", f"{CALLER} zqSECRETSECRET", CALLER.upper(), CALLER.replace("-", ""), ["x"], 7):
+        assert redactor.record(build({"attributes": {name: text}})).attributes == {}
+    kept = redactor.record(build({"attributes": {name: CALLER, "other": "zqSECRETSECRET"}}))
+    assert kept.attributes == {name: CALLER}
+    assert kept.redactions == ("allow-list",)
+    untouched = redactor.record(build({"attributes": {name: CALLER}}))
+    assert (untouched.attributes, untouched.redactions) == ({name: CALLER}, ())
+    dropping = Settings(
+        redaction_allow=["labels.shop"], redaction_rules=[{"path": f"attributes.{name}", "action": "drop"}]
+    )
+    strict = redactor_of(dropping, LIFE.model)
+    assert strict is not None
+    assert strict.record(build({"attributes": {name: CALLER}})).attributes == {}
 
 
 @settings(max_examples=100)

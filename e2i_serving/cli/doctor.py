@@ -41,6 +41,6 @@ def doctor(
             if not problems:
                 typer.echo(f"ok     {name}")
             for problem in problems:
-                typer.echo(f"{mark:6} {clean(str(problem))} See {PAGE}#{name}")
+                typer.echo(f"{mark:6} {clean(str(problem))} See {PAGE}#{problem.check}")
     if not examination.is_sound:
         raise typer.Exit(1)

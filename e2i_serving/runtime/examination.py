@@ -63,7 +63,7 @@ def examine(target: str, working_dir: Path) -> Examination:
         return Examination(found, [])
     with _importable(loaded.inner, working_dir):
         found.append(("load", list(_load(loaded.inner))))
-    found.append(("destinations", list(unreached(definition))))
+    found += reach(definition)
     return Examination(found, advise(definition))
 
 
@@ -77,20 +77,24 @@ def advise(definition: ServiceDefinition) -> Found:
     return [(name, list(look(definition, resolved))) for name, look in ADVICE.items()]
 
 
-def unreached(definition: ServiceDefinition) -> Iterator[Problem]:
+def reach(definition: ServiceDefinition) -> Found:
     """Go to every destination of a service's records and back.
 
     Args:
         definition: A service whose settings can be resolved.
 
-    Yields:
-        A problem for each destination that does not answer as it should.
+    Returns:
+        For each destination its name, and a problem if it does not answer as it should.
     """
     resolved = definition.load_settings()
-    for name, problem in round_trips(resolved.settings, definition.data_dir(resolved)):
-        if problem:
-            what = f"{name}: {problem.rstrip('.')}."
-            yield Problem("destinations", what, "Mend that; until then, what it is to get waits in the journal.")
+    mend = "Mend that; until then, what it is to get waits in the journal."
+    return [
+        (
+            f"destinations: {name}",
+            [Problem("destinations", f"{name}: {problem.rstrip('.')}.", mend)] if problem else [],
+        )
+        for name, problem in round_trips(resolved.settings, definition.data_dir(resolved))
+    ]
 
 
 @contextmanager

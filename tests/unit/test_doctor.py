@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from e2i_serving.cli import app
 from e2i_serving.runtime.checks import CHECKS
 from e2i_serving.runtime.definition import ServiceDefinition
-from e2i_serving.runtime.examination import ADVICE, advise, unreached
+from e2i_serving.runtime.examination import ADVICE, advise, reach
 from e2i_serving.services import PredictionService
 
 PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
@@ -93,7 +93,8 @@ def test_a_label_that_no_metric_can_have(tmp_path):
 def test_a_store_that_does_not_answer(tmp_path, free_port):
     """It is named, with what waits for it; no password is shown."""
     url = f"postgresql+psycopg://e2i:secret@127.0.0.1:{free_port}/audit"
-    (problem,) = unreached(ServiceDefinition("credit", Plain, {"data_dir": str(tmp_path), "audit_url": url}))
+    ((name, (problem,)),) = reach(ServiceDefinition("credit", Plain, {"data_dir": str(tmp_path), "audit_url": url}))
+    assert name == "destinations: audit-store"
     assert "audit-store: " in str(problem)
     assert "can't be read" in str(problem)
     assert "secret" not in str(problem)

@@ -257,4 +257,4 @@ class AuditQuery(Protocol):
         """Who looked at the trail, the latest first."""
 
     def identities(self, prediction_ids: Sequence[str], request_ids: Sequence[str]) -> list[Row]:
-        """The predictions with one of these ids: ``prediction_id``, ``request_id`` and ``items``."""
+        """The predictions with one of these ids: ``prediction_id``, ``request_id``, ``items`` and ``service``."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Final
 
 from e2i_serving.exporters.documents import as_json
@@ -13,11 +13,12 @@ from e2i_serving.exporters.opik_traces import (
     child_span,
     ending,
     feedback_score,
+    late_spans,
     phase_spans,
     traces_of,
 )
 from e2i_serving.exporters.transport import Transport
-from e2i_serving.record import Entry, Outcome, OutcomeEvent, PredictionRecord, StreamEnd
+from e2i_serving.record import Entry, LateResult, Outcome, OutcomeEvent, PredictionRecord, StreamEnd
 
 OPIK: Final = "opik"
 """Name of the destination."""
@@ -30,13 +31,11 @@ BATCH_BYTES: Final = 4 * 1024 * 1024
 _JSON: Final = {"Content-Type": "application/json"}
 _SAMPLED_BITS: Final = 48
 
-logger = logging.getLogger("e2i_serving.relay")
-
 
 class OpikExporter:
     """Sends predictions to Opik as traces, and outcomes as feedback scores.
 
-    The trace's id is the prediction's, so that one that is sent again is the same trace. Late results are not sent.
+    The trace's id is the prediction's, so that one that is sent again is the same trace. Late results are spans of it.
 
     Args:
         url: Where Opik's API is.
@@ -80,41 +79,18 @@ class OpikExporter:
         self._spans = spans
         self._sampled_below = round(sampling_rate * (1 << _SAMPLED_BITS))
         self._sampling_errors = sampling_errors
-        self._said_unknown = False
 
     def export(self, entries: Sequence[Entry]) -> None:
         """Send entries; see ``Exporter.export``."""
-        records: list[tuple[Entry, PredictionRecord]] = []
-        ends: dict[str, StreamEnd] = {}
-        outcomes: list[tuple[Entry, OutcomeEvent]] = []
-        updates: list[tuple[Entry, StreamEnd]] = []
-        begun: set[str] = set()
-        for entry in entries:
-            body = entry.body
-            if isinstance(body, PredictionRecord):
-                records.append((entry, body))
-                begun.add(body.prediction_id)
-            elif isinstance(body, OutcomeEvent) and self._is_known(body):
-                outcomes.append((entry, body))
-            elif isinstance(body, StreamEnd):
-                if body.prediction_id in begun:
-                    ends[body.prediction_id] = body
-                else:
-                    updates.append((entry, body))
-        records = [(entry, record) for entry, record in records if self._is_wanted(record, ends)]
+        records, ends, updates = self._predictions(entries)
         self._post("POST", "traces/batch", "traces", self._traces(records, ends))
         with_spans = records if self._spans else [each for each in records if PARENT_TRACE in each[1].attributes]
-        self._post("POST", "spans/batch", "spans", self._all_spans(with_spans, ends))
+        spans = chain(self._all_spans(with_spans, ends), self._late_spans(entries))
+        self._post("POST", "spans/batch", "spans", spans)
         for entry, end in updates:
-            if self._is_sampled(end.prediction_id):
-                body_json = as_json(ending(entry, end, self._style))
-                self._transport.send("PATCH", f"/v1/private/traces/{end.prediction_id}", body_json, headers=_JSON)
-        scores: dict[tuple[str, str], dict[str, Any]] = {}
-        for entry, outcome in outcomes:
-            score = feedback_score(entry, outcome, self._style)
-            scores.pop(key := (score["id"], score["name"]), None)
-            scores[key] = score  # of several of a name, the last one recorded holds
-        self._post("PUT", "traces/feedback-scores", "scores", scores.values())
+            body_json = as_json(ending(entry, end, self._style))
+            self._transport.send("PATCH", f"/v1/private/traces/{end.prediction_id}", body_json, headers=_JSON)
+        self._post("PUT", "traces/feedback-scores", "scores", self._scores(entries))
 
     def check(self) -> None:
         """Ask whether it lives, and for a project, which only those may who are let in."""
@@ -128,6 +104,41 @@ class OpikExporter:
     def shutdown(self) -> None:
         """Close the connections."""
         self._transport.close()
+
+    def _predictions(
+        self, entries: Sequence[Entry]
+    ) -> tuple[list[tuple[Entry, PredictionRecord]], dict[str, StreamEnd], list[tuple[Entry, StreamEnd]]]:
+        """The predictions that are to be sent, how those ended, and the ends of others that were sent before."""
+        records: dict[str, tuple[Entry, PredictionRecord]] = {}
+        ends: dict[str, StreamEnd] = {}
+        updates: list[tuple[Entry, StreamEnd]] = []
+        for entry in entries:
+            body = entry.body
+            if isinstance(body, PredictionRecord):
+                records[body.prediction_id] = (entry, body)
+            elif isinstance(body, StreamEnd):
+                if body.prediction_id in records:
+                    ends[body.prediction_id] = body
+                elif self._is_sampled(body.prediction_id):
+                    updates.append((entry, body))
+        return [each for each in records.values() if self._is_wanted(each[1], ends)], ends, updates
+
+    def _late_spans(self, entries: Sequence[Entry]) -> Iterator[dict[str, Any]]:
+        for entry in entries:
+            body = entry.body
+            # What comes to something late was answered with an error, or not at all.
+            if isinstance(body, LateResult) and (self._sampling_errors or self._is_sampled(body.prediction_id)):
+                yield from late_spans(entry, body, self._style)
+
+    def _scores(self, entries: Sequence[Entry]) -> Iterable[dict[str, Any]]:
+        scores: dict[tuple[str, str], dict[str, Any]] = {}
+        for entry in entries:
+            body = entry.body
+            if isinstance(body, OutcomeEvent) and self._is_sampled(body.prediction_id):
+                score = feedback_score(entry, body, self._style)
+                scores.pop(key := (score["id"], score["name"]), None)
+                scores[key] = score  # of several of a name, the last one recorded holds
+        return scores.values()
 
     def _traces(
         self, records: Iterable[tuple[Entry, PredictionRecord]], ends: dict[str, StreamEnd]
@@ -175,11 +186,3 @@ class OpikExporter:
             return int(prediction_id[-12:], 16) < self._sampled_below
         except ValueError:
             return True
-
-    def _is_known(self, outcome: OutcomeEvent) -> bool:
-        if outcome.prediction_id:
-            return self._is_sampled(outcome.prediction_id)
-        if not self._said_unknown:
-            self._said_unknown = True
-            logger.warning("Opik gets no outcome that names only a request id, such as %s.", outcome.outcome_id)
-        return False

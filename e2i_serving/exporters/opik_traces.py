@@ -9,8 +9,8 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from e2i_serving.exceptions import RefusedError
-from e2i_serving.exporters.documents import iso_time, items_of, where
-from e2i_serving.record import Entry, Outcome, OutcomeEvent, PredictionRecord, StreamEnd
+from e2i_serving.exporters.documents import iso_time, items_of, spread, where
+from e2i_serving.record import Entry, LateResult, Outcome, OutcomeEvent, PredictionRecord, StreamEnd
 
 PARENT_TRACE: Final = "opik_trace_id"
 """The header, and the attribute of a record, with the trace of a caller whose child the prediction is."""
@@ -77,7 +77,7 @@ def traces_of(entry: Entry, record: PredictionRecord, end: StreamEnd | None, sty
     """
     trace = _whole(entry, record, end, style)
     if entry.size > style.payload_bytes:
-        trace["input"] = {"kept_in": "audit trail", "prediction_id": record.prediction_id, "bytes": entry.size}
+        trace["input"] = _kept_in_trail(entry, record.prediction_id)
         return [trace]
     items = items_of(entry.life, record)
     threads = [_thread(style.thread, record, item) for item in items[:1] if style.thread]
@@ -126,13 +126,41 @@ def child_span(trace: dict[str, Any], record: PredictionRecord) -> dict[str, Any
     return span
 
 
+def late_spans(entry: Entry, late: LateResult, style: TraceStyle) -> Iterator[dict[str, Any]]:
+    """What a request came to after its answer, as a span of its trace, or of each of its traces.
+
+    Raises:
+        RefusedError: The prediction's id is no UUIDv7.
+    """
+    started_ns = _started_ns(late.prediction_id)
+    span: dict[str, Any] = {
+        "project_name": style.project_of(entry),
+        "name": "late result",
+        "type": "general",
+        "start_time": iso_time(started_ns),
+        "end_time": iso_time(started_ns + int(late.duration * 1e9)),
+        "source": "sdk",
+    }
+    if late.outcome not in _ENDED_WELL:
+        span["error_info"] = _error(late.error_type or late.outcome.value, late.error_message)
+    outputs: list[Any] = spread(late.outputs, late.items) if late.outputs else []
+    if entry.size > style.payload_bytes:
+        outputs = [_kept_in_trail(entry, late.prediction_id)]
+    elif style.per == "request" and len(outputs) > 1:
+        outputs = [{"items": outputs}]
+    for index, output in enumerate(outputs or [None]):
+        of_item = {**span, "trace_id": item_trace_id(late.prediction_id, index)}
+        of_item["id"] = derived_id(late.prediction_id, f"late/{index}")
+        yield {**of_item, "output": output} if output else of_item
+
+
 def ending(entry: Entry, end: StreamEnd, style: TraceStyle) -> dict[str, Any]:
     """What changes in a trace that was sent before its answer ended.
 
     Raises:
         RefusedError: The prediction's id is no UUIDv7.
     """
-    started_ns = (_uuid(end.prediction_id).int >> _MILLISECONDS_BITS) * 1_000_000
+    started_ns = _started_ns(end.prediction_id)
     update: dict[str, Any] = {
         "project_name": style.project_of(entry),
         "end_time": iso_time(started_ns + int(end.duration * 1e9)),
@@ -149,13 +177,15 @@ def feedback_score(entry: Entry, outcome: OutcomeEvent, style: TraceStyle) -> di
     A truth that is no number is a category with the value 1.
 
     Raises:
-        RefusedError: Its number is out of what Opik takes, or it says nothing.
+        RefusedError: It names no prediction, its number is out of what Opik takes, or it says nothing.
     """
-    is_item = style.per == "item" or outcome.item_index <= 0
+    if not outcome.prediction_id:
+        raise RefusedError(f"The outcome {outcome.outcome_id} names the request {outcome.request_id!r} alone.")
+    is_named = style.per == "item" or outcome.item_index < 0
     score: dict[str, Any] = {
         "id": item_trace_id(outcome.prediction_id, outcome.item_index if style.per == "item" else 0),
         "project_name": style.project_of(entry),
-        "name": outcome.name if is_item else f"{outcome.name}[{outcome.item_index}]",
+        "name": outcome.name if is_named else f"{outcome.name}[{outcome.item_index}]",
         "source": "sdk",
     }
     value = outcome.value if outcome.score is None else outcome.score
@@ -246,6 +276,15 @@ def _thread(name: str, record: PredictionRecord, item: dict[str, Any]) -> str:
 def _error(kind: str, message: str) -> dict[str, Any]:
     # Opik asks for a traceback, and a record has none.
     return {"exception_type": kind, "message": message, "traceback": f"{kind}: {message}" if message else kind}
+
+
+def _kept_in_trail(entry: Entry, prediction_id: str) -> dict[str, Any]:
+    return {"kept_in": "audit trail", "prediction_id": prediction_id, "bytes": entry.size}
+
+
+def _started_ns(prediction_id: str) -> int:
+    """When a prediction arrived, by its id: to the millisecond."""
+    return (_uuid(prediction_id).int >> _MILLISECONDS_BITS) * 1_000_000
 
 
 def _uuid(prediction_id: str) -> UUID:

@@ -7,6 +7,7 @@ from typing import Final
 
 from e2i_serving.exceptions import E2IServingError, RefusedError
 from e2i_serving.record import AccessEvent, Entry, Gap
+from e2i_serving.relay.addressing import Identities, addressed
 from e2i_serving.relay.redacting import DestinationRedaction, RedactorFor
 from e2i_serving.typing import Exporter
 
@@ -25,16 +26,20 @@ class ExportDestination:
     Args:
         exporter: The exporter.
         redactor_for: Makes the redactor of what a model's life journaled, if this destination has rules of its own.
+        identities: Looks up the predictions that outcomes are about; ``None`` to hand outcomes over as they are.
 
     Attributes:
         exporter: The exporter.
         name: Its name.
     """
 
-    def __init__(self, exporter: Exporter, *, redactor_for: RedactorFor | None = None) -> None:
+    def __init__(
+        self, exporter: Exporter, *, redactor_for: RedactorFor | None = None, identities: Identities | None = None
+    ) -> None:
         self.exporter = exporter
         self.name = exporter.name
         self._redaction = DestinationRedaction(redactor_for)
+        self._identities = identities
 
     def deliver(self, entries: Sequence[Entry], state: bytes) -> bytes:  # noqa: ARG002  # as the Protocol has it
         """Export entries; see ``Destination.deliver``."""
@@ -67,6 +72,8 @@ class ExportDestination:
 
     def _export(self, entries: Sequence[Entry]) -> None:
         try:
+            if self._identities is not None:  # before this destination's own rules make other ids of them
+                entries = addressed(entries, self._identities)
             self.exporter.export(self._redaction.redacted(entries))
         except (E2IServingError, OSError, MemoryError):
             raise

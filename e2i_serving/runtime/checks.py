@@ -23,10 +23,9 @@ from e2i_serving.exceptions import ConfigurationError, E2IServingError
 from e2i_serving.record import ModelInfo
 from e2i_serving.redaction import redactor_of
 from e2i_serving.runtime.definition import ServiceDefinition, definition_of, make_private
-from e2i_serving.runtime.exporting import exporter_problems
+from e2i_serving.runtime.exporting import audit_url, exporter_problems
 from e2i_serving.runtime.models import missing_model
 from e2i_serving.runtime.objectives import objectives_file
-from e2i_serving.runtime.relay_process import audit_url
 from e2i_serving.settings import ResolvedSettings
 from e2i_serving.slo import load_objectives
 

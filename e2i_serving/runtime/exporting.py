@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 from e2i_serving.exceptions import ConfigurationError, E2IServingError, StoreError
-from e2i_serving.record import Entry
+from e2i_serving.record import Entry, ModelInfo, Row
 from e2i_serving.redaction import redactor_of
+from e2i_serving.relay.addressing import Identities
 from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.relay.export_destination import ExportDestination
 from e2i_serving.settings import Settings, logs_variables, opik_variables
 from e2i_serving.typing import Exporter
+
+_BY_PREDICTION: Final = frozenset({"opik"})
+"""Exporters whose receivers know of predictions by their ids alone."""
 
 
 class UnopenedExporter:
@@ -89,23 +95,60 @@ def round_trips(settings: Settings, data_dir: Path) -> Iterator[tuple[str, str]]
             exporter.shutdown()
 
 
-def _audit_problem(settings: Settings, data_dir: Path) -> str:
+def stored_identities(settings: Settings, data_dir: Path) -> Identities:
+    """What looks predictions up in the audit store.
+
+    Args:
+        settings: The settings.
+        data_dir: The instance's data directory.
+    """
+
+    def look_up(prediction_ids: Sequence[str], request_ids: Sequence[str]) -> Sequence[Row]:
+        from e2i_serving.stores.query import SqlAuditQuery  # noqa: PLC0415  # workers import this, and no database
+
+        # The rules that the store has on top of the worker's, which the event has gone through already.
+        redactor = redactor_of(settings, ModelInfo(), destination=AUDIT_STORE)
+        as_asked = {redactor.request_id(each) if redactor is not None else each: each for each in request_ids}
+        with closing(SqlAuditQuery(audit_url(settings, data_dir))) as trail:
+            rows = trail.identities(prediction_ids, list(as_asked))
+        return [{**row, "request_id": as_asked.get(row["request_id"], row["request_id"])} for row in rows]
+
+    return look_up
+
+
+def audit_url(settings: Settings, data_dir: Path) -> str:
+    """The audit store's URL: the one set, or the file in the data directory."""
     from e2i_serving.stores.engine import sqlite_url  # noqa: PLC0415  # workers import this, and no database
-    from e2i_serving.stores.upgrading import stored_version  # noqa: PLC0415  # likewise
+
+    return settings.audit_url or sqlite_url(data_dir / "audit.db")
+
+
+def _audit_problem(settings: Settings, data_dir: Path) -> str:
+    from e2i_serving.stores.upgrading import stored_version  # noqa: PLC0415  # workers import this, and no database
 
     if not settings.audit_url and not (data_dir / "audit.db").exists():
         return ""  # the relay makes it, and that the directory can be written to is another check
     try:
-        stored_version(settings.audit_url or sqlite_url(data_dir / "audit.db"))
+        stored_version(audit_url(settings, data_dir))
     except (E2IServingError, OSError) as error:
         return str(error)
     return ""
 
 
-def export_destinations(settings: Settings) -> list[ExportDestination]:
-    """The exporters as destinations of the relay, each with its own redaction rules."""
+def export_destinations(settings: Settings, data_dir: Path) -> list[ExportDestination]:
+    """The exporters as destinations of the relay, each with its own redaction rules.
+
+    Args:
+        settings: The settings.
+        data_dir: The instance's data directory.
+    """
+    identities = stored_identities(settings, data_dir)
     return [
-        ExportDestination(exporter, redactor_for=partial(redactor_of, settings, destination=exporter.name))
+        ExportDestination(
+            exporter,
+            redactor_for=partial(redactor_of, settings, destination=exporter.name),
+            identities=identities if exporter.name in _BY_PREDICTION else None,
+        )
         for exporter in open_exporters(settings)
     ]
 

@@ -21,7 +21,7 @@ from e2i_serving.relay import Delivery, Destination, LargePayloads, Ledger, Rela
 from e2i_serving.relay.audit_destination import AUDIT_STORE, AuditDestination
 from e2i_serving.relay.delivery import BATCH_BYTES
 from e2i_serving.runtime.definition import make_private
-from e2i_serving.runtime.exporting import export_destinations
+from e2i_serving.runtime.exporting import audit_url, export_destinations
 from e2i_serving.runtime.logs import configure_logs
 from e2i_serving.runtime.metrics_export import metrics_export_of
 from e2i_serving.runtime.relay_report import open_report
@@ -33,13 +33,6 @@ if TYPE_CHECKING:
     from e2i_serving.stores.calls import OnCall
 
 logger = logging.getLogger("e2i_serving.relay")
-
-
-def audit_url(settings: Settings, data_dir: Path) -> str:
-    """The audit store's URL: the one set, or the file in the data directory."""
-    from e2i_serving.stores.engine import sqlite_url  # noqa: PLC0415  # losers of the election need no database
-
-    return settings.audit_url or sqlite_url(data_dir / "audit.db")
 
 
 def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger: bool = False) -> bool:
@@ -69,7 +62,10 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
             # What is on its way can't be given up, so it must be a small part of the journal.
             batch_bytes = min(BATCH_BYTES, settings.journal_bytes // 8)
             size = settings.relay_batch_size
-            destinations: list[Destination] = [tracing.traced(destination), *export_destinations(settings)]
+            destinations: list[Destination] = [
+                tracing.traced(destination),
+                *export_destinations(settings, data_dir),
+            ]
             ledger.enlist([each.name for each in destinations], AUDIT_STORE)
             deliveries = [
                 Delivery(each, ledger, batch_size=size, batch_bytes=batch_bytes, cipher=cipher) for each in destinations

@@ -96,7 +96,8 @@ class SqlAuditQuery:
 
     def identities(self, prediction_ids: Sequence[str], request_ids: Sequence[str]) -> list[Row]:
         """The predictions with one of these ids; see ``AuditQuery.identities``."""
-        columns: list[ColumnElement[Any]] = [predictions.c[name] for name in ("prediction_id", "request_id", "items")]
+        names = ("prediction_id", "request_id", "items", "service")
+        columns: list[ColumnElement[Any]] = [predictions.c[name] for name in names]
         found: dict[str, Row] = {}
         for column, wanted in ((predictions.c.prediction_id, prediction_ids), (predictions.c.request_id, request_ids)):
             for chunk in _chunks(wanted):

@@ -108,7 +108,7 @@ class InMemoryAuditStore:
     def identities(self, prediction_ids: Sequence[str], request_ids: Sequence[str]) -> list[Row]:
         """The predictions with one of these ids; see ``AuditQuery.identities``."""
         return [
-            {name: row[name] for name in ("prediction_id", "request_id", "items")}
+            {name: row[name] for name in ("prediction_id", "request_id", "items", "service")}
             for row in self._predictions.values()
             if row["prediction_id"] in prediction_ids or row["request_id"] in request_ids
         ]

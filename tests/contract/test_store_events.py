@@ -125,12 +125,12 @@ def test_a_gap_is_stored_once(store, life):
 
 
 def test_identities_are_found_by_either_id(store, entry):
-    """Many ids at once, each prediction once, with the number of its items."""
+    """Many ids at once, each prediction once, with the number of its items and its service."""
     store.write(entry(1, request_id="shared", items=2), entry(2, request_id="shared"), entry(3), entry(4))
     reader = store.reader()
     found = sorted(reader.identities(["p1", "p3", "nobody"], ["shared"]), key=lambda row: row["prediction_id"])
     assert [row["prediction_id"] for row in found] == ["p1", "p2", "p3"]
-    assert found[0] == {"prediction_id": "p1", "request_id": "shared", "items": 2}
+    assert found[0] == {"prediction_id": "p1", "request_id": "shared", "items": 2, "service": "credit"}
     assert reader.identities([], []) == []
     assert len(reader.identities([f"p{number}" for number in range(2000)], [])) == 4
 

@@ -21,6 +21,7 @@ from e2i_serving.record import (
     Constant,
     Deployment,
     Entry,
+    LateResult,
     Life,
     Matrix,
     ModelInfo,
@@ -173,6 +174,38 @@ def test_a_prediction_is_a_child_of_its_callers_trace(opik, export):
     assert len(opik.traces) == 2
 
 
+def test_everything_of_a_prediction_is_in_one_project(opik, export):
+    """The trace, its spans, its child in the caller's trace, what changes it later, and its scores."""
+    begun = prediction(outcome=Outcome.INTERRUPTED, attributes={"opik_trace_id": prediction_id(77)})
+    ended = Entry(LIFE, 3, StreamEnd(prediction_id(1), 2.0, Outcome.OK))
+    for style, project in ((TraceStyle(), "credit"), (TraceStyle("risk"), "risk")):
+        opik.requests.clear()
+        export(begun, spans=True, style=style)
+        export(ended, late(), outcome(value=True), style=style)
+        bodies = [request.json() for request in opik.requests]
+        assert [request.method for request in opik.requests] == ["POST", "POST", "POST", "PATCH", "PUT"]
+        assert opik.requests[3].path == f"/v1/private/traces/{prediction_id(1)}"
+        sent = [each for body in bodies for each in (*body.values(),) if isinstance(each, list)]
+        names = [each["project_name"] for objects in sent for each in objects if isinstance(each, dict)]
+        assert names == [project] * (1 + 4 + 1 + 1)
+        assert bodies[3]["project_name"] == project
+
+
+def test_a_child_ends_as_its_stream_does(opik, export):
+    """Where the end is known by then."""
+    begun = prediction(outcome=Outcome.INTERRUPTED, attributes={"opik_trace_id": prediction_id(77)})
+    export(begun, Entry(LIFE, 3, StreamEnd(prediction_id(1), 2.0, Outcome.CANCELLED, error_type="gone")))
+    (span,) = opik.spans.values()
+    assert (span["end_time"], span["error_info"]["exception_type"]) == ("2026-09-21T14:13:22.123456Z", "gone")
+
+
+def test_a_change_that_opik_refuses_is_refused(opik, export):
+    """A trace of the same id in another project, for instance."""
+    opik.faults.append(Fault(409, body=b'{"errors":["project"]}'))
+    with pytest.raises(RefusedError, match="project"):
+        export(Entry(LIFE, 3, StreamEnd(prediction_id(1), 2.0, Outcome.OK)))
+
+
 def test_a_streams_end_is_a_part_of_its_trace(opik, export):
     """Known in time it stands in the trace; later, it changes what is there."""
     begun = prediction(outcome=Outcome.INTERRUPTED)
@@ -199,14 +232,20 @@ def test_outcomes_are_feedback_scores(opik, export):
         outcome(2, 902, name="quality", score=0.25),
         outcome(2, 903, name="quality", score=0.75),
         outcome(3, 904, item_index=2, value=7),
+        outcome(3, 905, item_index=0, value=5),
+        outcome(3, 906, value=6),
     )
     (request,) = opik.requests
     assert (request.method, request.path) == ("PUT", "/v1/private/traces/feedback-scores")
-    first, second, third, fourth = request.json()["scores"]
+    first, second, third, *of_items = request.json()["scores"]
     assert (first["id"], first["name"], first["value"]) == (prediction_id(1), "truth", 1.0)
     assert (second["category_name"], second["value"], second["reason"]) == ("churned", 1.0, "claims: late")
     assert (third["name"], third["value"]) == ("quality", 0.75)
-    assert (fourth["name"], fourth["value"]) == ("truth[2]", 7.0)
+    assert [(each["name"], each["value"]) for each in of_items] == [
+        ("truth[2]", 7.0),
+        ("truth[0]", 5.0),
+        ("truth", 6.0),
+    ]
 
 
 def test_a_score_that_opik_has_no_place_for_is_refused(export):
@@ -216,10 +255,50 @@ def test_a_score_that_opik_has_no_place_for_is_refused(export):
             export(outcome(**changes))
 
 
-def test_an_outcome_without_a_prediction_is_passed_over(opik, export):
-    """Opik knows no request ids."""
-    export(outcome(prediction_id="", request_id="r1", value=True))
+def test_an_outcome_without_a_prediction_is_refused(opik, export):
+    """Opik knows no request ids; it is not passed over in silence."""
+    with pytest.raises(RefusedError, match="r1"):
+        export(outcome(prediction_id="", request_id="r1", value=True))
     assert opik.requests == []
+
+
+def late(number: int = 1, *, size: int = 300, **changes: Any) -> Entry:
+    """The entry of what a prediction came to in the end."""
+    fields: dict[str, Any] = {"outcome": Outcome.OK, "items": 1, "outputs": {"prediction": Values(["yes"])}, **changes}
+    return Entry(LIFE, 700, LateResult(prediction_id(number), 5.0, **fields), size)
+
+
+def test_a_late_result_is_a_span_of_its_trace(opik, export):
+    """With its outputs or its error, and one for each item where items have traces."""
+    export(late(), late(2, outcome=Outcome.ERROR, items=0, outputs={}, error_type="ValueError", error_message="no"))
+    first, second = opik.spans.values()
+    assert (first["trace_id"], first["name"], first["output"]) == (
+        prediction_id(1),
+        "late result",
+        {"prediction": "yes"},
+    )
+    assert (first["start_time"], first["end_time"]) == ("2026-09-21T14:13:20.123000Z", "2026-09-21T14:13:25.123000Z")
+    assert first["project_name"] == "credit"
+    assert second["error_info"]["exception_type"] == "ValueError"
+    assert "output" not in second
+    opik.spans.clear()
+    two = {"items": 2, "outputs": {"prediction": Values(["yes", "no"])}}
+    export(late(**two))
+    (whole,) = opik.spans.values()
+    assert whole["output"] == {"items": [{"prediction": "yes"}, {"prediction": "no"}]}
+    opik.spans.clear()
+    export(late(**two), style=TraceStyle(per="item"))
+    traces = [span["trace_id"] for span in opik.spans.values()]
+    assert traces == [item_trace_id(prediction_id(1), index) for index in range(2)]
+    opik.spans.clear()
+    export(late(size=5000), style=TraceStyle(payload_bytes=4096))
+    (large,) = opik.spans.values()
+    assert large["output"] == {"kept_in": "audit trail", "prediction_id": prediction_id(1), "bytes": 5000}
+    opik.spans.clear()
+    export(late(), sampling_rate=0, sampling_errors=False)
+    assert not opik.spans
+    export(late(), sampling_rate=0)
+    assert len(opik.spans) == 1, "what was answered with an error is sent whatever the rate"
 
 
 def test_sampling_is_by_prediction_and_keeps_errors(opik, export):
@@ -329,6 +408,8 @@ def test_every_batch_is_as_opik_publishes(opik, export):
         outcome(1, value=True),
         outcome(2, 901, value="x", source="s"),
         Entry(LIFE, 950, StreamEnd(prediction_id(30), 2.0, Outcome.TIMEOUT)),
+        late(4, outcome=Outcome.ERROR, error_type="ValueError"),
+        late(6, items=2, outputs={"prediction": Values(["yes", "no"])}),
     ]
     for per in ("request", "item"):
         export(*entries, spans=True, style=TraceStyle(per=per, thread="customer"))

@@ -82,11 +82,13 @@ class FeatureError(E2IServingError):
         message: What is wrong; may be shown to a caller.
         kind: Its normalised type: ``missing``, ``null`` or ``stale`` for what a policy refuses, else ``timeout``,
             ``overloaded``, ``invalid`` (the entities or the request's data don't fit) or ``unavailable``.
+        features: The features that are needed and can't be had, each as ``view:feature``.
     """
 
-    def __init__(self, message: str, kind: str) -> None:
+    def __init__(self, message: str, kind: str, features: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.kind = kind
+        self.features = features
 
 
 class EncryptionError(E2IServingError):

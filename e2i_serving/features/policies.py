@@ -17,8 +17,8 @@ Action = Literal["fail", "default", "pass"]
 class FeaturePolicy:
     """What is done, for one feature view, about values that are not as they should be.
 
-    ``fail`` refuses the prediction and names the feature: 422 for what is missing or null, 503 for what is stale or
-    can't be fetched. ``default`` puts the feature's default in its place, null without one. ``pass`` leaves it.
+    ``fail`` refuses the prediction and names the feature: 422 for what is missing, null or stale, 503 for what can't
+    be fetched. ``default`` puts the feature's default in its place, null without one. ``pass`` leaves it.
 
     Attributes:
         missing: Of an entity that never had a value.
@@ -65,7 +65,8 @@ def apply_policies(
                 outcome = view.outcome(row[at], online.event_ns[index][at], now_ns)
                 action: Action = "pass" if outcome == HIT else getattr(policy, outcome)
                 if action == "fail":
-                    raise FeatureError(f"The feature {features[at].reference} of entity {index} is {outcome}.", outcome)
+                    name = features[at].reference
+                    raise FeatureError(f"The feature {name} of entity {index} is {outcome}.", outcome, (name,))
                 if action == "default":
                     row[at] = policy.defaults.get(features[at].name)
         rows = list(changed)
@@ -86,12 +87,20 @@ def without_store(
     Raises:
         FeatureError: A policy refuses.
     """
+    if error.kind == "invalid":
+        raise error
     row: list[Any] = []
+    needed: list[Feature] = []
     for feature in features:
         policy = policies.get(feature.view, FeaturePolicy())
-        if policy.unavailable == "fail" or error.kind == "invalid":
-            raise error
+        if policy.unavailable == "fail":
+            needed.append(feature)
         row.append(policy.defaults.get(feature.name) if policy.unavailable == "default" else None)
+    if needed:
+        views = ", ".join(dict.fromkeys(feature.view for feature in needed))
+        raise FeatureError(
+            f"{error} The features of {views} are needed.", error.kind, tuple(feature.reference for feature in needed)
+        ) from error
     return [row] * entities
 
 

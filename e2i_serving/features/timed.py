@@ -99,8 +99,8 @@ class TimedFeatureStore:
             failed = self._provenance({}, time.perf_counter() - began, 0, 0, error.kind)
             try:
                 rows = without_store(error, len(entity_rows), self.service.features, self._policies)
-            except FeatureError:
-                return Retrieved(self._names, [], failed, error)
+            except FeatureError as refused:
+                return Retrieved(self._names, [], failed, refused)
             return Retrieved(self._names, rows, failed)
         duration = time.perf_counter() - began
         now_ns = time.time_ns()

@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from e2i_serving.observers.metrics import BentoMLNames
@@ -30,6 +30,7 @@ from e2i_serving.runtime.definition import ServiceDefinition, definition_of
 from e2i_serving.runtime.layer import App, ObservabilityLayer
 from e2i_serving.runtime.models import model_info_of
 from e2i_serving.runtime.observation import observation
+from e2i_serving.runtime.refused import RefusedRequest
 from e2i_serving.runtime.scrape import ServedBy
 from e2i_serving.runtime.telemetry import Telemetry
 from e2i_serving.runtime.unlayered import UNLAYERED
@@ -149,6 +150,16 @@ class ObservedAppFactory(ServiceAppFactory):
         began = time.perf_counter()
         await super().create_instance(app)
         self._load_seconds = time.perf_counter() - began
+
+    async def api_endpoint(self, name: str, request: Request) -> Response:
+        """BentoML's answer of an API method; where one refuses, in its own words."""
+        try:
+            return await super().api_endpoint(name, request)
+        except RefusedRequest as error:
+            status = int(error.error_code)
+            if status >= 500:  # noqa: PLR2004  # HTTP's own number
+                logger.warning("%s", error)
+            return JSONResponse(error.body(), status_code=status)
 
     async def batch_infer(self, name: str, input_args: Any, input_kwargs: Any) -> Any:
         """BentoML's call of an adaptively batched method, in each caller's own context; what it raises is noted."""

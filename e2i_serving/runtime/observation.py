@@ -21,6 +21,7 @@ from e2i_serving.record import (
     column_length,
 )
 from e2i_serving.runtime.plain import plain
+from e2i_serving.runtime.refused import RefusedRequest
 
 MAX_ERROR_MESSAGE = 1024
 MAX_LABEL = 128
@@ -165,6 +166,8 @@ class Observation:
             retention: Its retention class.
         """
         context = self.context
+        if outcome is None and isinstance(self.error, RefusedRequest):
+            outcome = self.error.outcome
         if outcome is None:
             outcome = outcome_of(self.status)
         outputs = self.outputs if outcome is Outcome.OK else {}

@@ -1,15 +1,16 @@
-"""Errors of a request, in the form in which BentoML answers 400."""
+"""Errors of a request, in the form in which they are answered."""
 
 from __future__ import annotations
 
 from http import HTTPStatus
 from typing import Final
 
-from bentoml.exceptions import BentoMLException
 from pydantic import ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from e2i_serving.exceptions import FeatureError
+from e2i_serving.record import Outcome
+from e2i_serving.runtime.refused import RefusedRequest
 
 TITLE = "PredictionRequest"
 
@@ -27,15 +28,18 @@ def invalid_request(message: str, *location: str | int) -> ValidationError:
     return ValidationError.from_exception_data(TITLE, [detail], hide_input=True)
 
 
-_CALLERS: Final = frozenset({"missing", "null", "invalid"})
-"""Kinds of feature errors that another request would not meet."""
+_CALLERS: Final = frozenset({"missing", "null", "stale", "invalid"})
+"""Kinds of feature errors that are about the entity, and not about the store."""
 
 
-class FeaturesRefused(BentoMLException):
-    """A prediction whose features can't be had, answered with 422 where the entity is the reason, else with 503."""
+class FeaturesRefused(RefusedRequest):
+    """A prediction whose features can't be had: answered with 422 where the entity is the reason, else with 503."""
 
 
 def refused_features(error: FeatureError) -> FeaturesRefused:
-    """A feature error in the form in which BentoML answers it."""
-    status = HTTPStatus.UNPROCESSABLE_ENTITY if error.kind in _CALLERS else HTTPStatus.SERVICE_UNAVAILABLE
-    return FeaturesRefused(f"{error} ({error.kind})", error_code=status)
+    """A feature error in the form in which it is answered."""
+    detail = {"type": error.kind, "features": list(error.features)}
+    if error.kind in _CALLERS:
+        return FeaturesRefused(str(error), HTTPStatus.UNPROCESSABLE_ENTITY, detail)
+    # It was tried, so it was not rejected.
+    return FeaturesRefused(str(error), HTTPStatus.SERVICE_UNAVAILABLE, detail, outcome=Outcome.ERROR)

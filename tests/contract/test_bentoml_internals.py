@@ -107,7 +107,8 @@ def test_the_factorys_lifespan_makes_the_instance():
 
     assert asyncio.run(run()) == "Subject"
     assert seen == [("Subject", True)]
-    assert {"metrics", "readyz", "lifespan", "middlewares", "batch_infer"} <= set(dir(Recorder))
+    assert {"metrics", "readyz", "lifespan", "middlewares", "batch_infer", "api_endpoint"} <= set(dir(Recorder))
+    assert list(inspect.signature(Recorder.api_endpoint).parameters) == ["self", "name", "request"]
     assert list(inspect.signature(Recorder.batch_infer).parameters) == ["self", "name", "input_args", "input_kwargs"]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import e2i_serving
-from e2i_serving.exceptions import ServiceDefinitionError
+from e2i_serving.exceptions import FeatureError, ServiceDefinitionError
 from e2i_serving.features import FeaturePolicy, InMemoryFeatureStore
 from e2i_serving.testing import ServiceHarness
 
@@ -19,6 +19,8 @@ STORE.define("churn_v1", ("customer",), ("usage:calls", "usage:minutes", "plan:p
 STORE.put("usage", {"customer": "c1"}, {"calls": 3, "minutes": 1.5})
 STORE.put("plan", {"customer": "c1"}, {"price": 9.0}, event_ns=time.time_ns() - 10**12)
 STORE.put("usage", {"customer": "c2"}, {"calls": 5, "minutes": 2.5})
+STORE.put("usage", {"customer": "c0"}, {"calls": None, "minutes": 2.5})
+STORE.put("usage", {"customer": "old"}, {"calls": 5, "minutes": 2.5}, event_ns=time.time_ns() - 2 * 3_600_000_000_000)
 
 
 class Sum:
@@ -37,7 +39,7 @@ class Churn(e2i_serving.RegressionService):
     feature_names = ("price", "basket", "calls")
     feature_service = "churn_v1"
     feature_store = STORE
-    feature_policies = {"usage": FeaturePolicy(missing="fail")}
+    feature_policies = {"usage": FeaturePolicy(missing="fail", null="fail", stale="fail")}
 
     def load(self) -> Any:
         return Sum()
@@ -81,13 +83,44 @@ def test_a_request_without_entities_is_refused(churn, body) -> None:
     assert (reply.status, reply.record.outcome) == (400, "invalid")
 
 
-def test_an_unknown_entity_is_refused_by_its_policy(churn) -> None:
-    """The answer names the feature, and the record says how it was fetched."""
-    reply = churn.predict(entities=["nobody"], instances=[{"basket": 1.0}])
-    assert reply.status == 422
-    assert "usage:calls of entity 0 is missing" in json.dumps(reply.body)
-    assert reply.record.outcome == "invalid"
-    assert reply.record.feature_provenance.views["usage"].statuses == ("missing",)
+@pytest.mark.parametrize(("customer", "kind"), [("nobody", "missing"), ("c0", "null"), ("old", "stale")])
+def test_an_entity_is_refused_by_its_policy(churn, customer, kind) -> None:
+    """The answer and the record name the feature, and the record says how it was fetched."""
+    reply = churn.predict(entities=["c1", customer], instances=[{"basket": 1.0}] * 2)
+    said = f"The feature usage:calls of entity 1 is {kind}."
+    assert (reply.status, reply.body) == (422, {"error": said, "detail": {"type": kind, "features": ["usage:calls"]}})
+    record = reply.record
+    assert (record.outcome, record.error_type, record.error_message) == ("invalid", "e2i_serving.FeaturesRefused", said)
+    assert record.feature_provenance.views["usage"].statuses == ("hit", kind)
+
+
+def raising(error: Exception) -> Any:
+    """A store's answer that is none."""
+
+    def get_online_features(*_: Any) -> Any:
+        raise error
+
+    return get_online_features
+
+
+@pytest.mark.parametrize("kind", ["unavailable", "timeout", "overloaded"])
+def test_a_store_that_can_not_be_had_is_an_error_of_the_service(churn, monkeypatch, kind) -> None:
+    """The answer and the record name the view; the request was not rejected, so availability counts it."""
+    error = ConnectionResetError("gone") if kind == "unavailable" else FeatureError("The store is too slow.", kind)
+    monkeypatch.setattr(STORE, "get_online_features", raising(error))
+    reply = churn.predict(entities=["c1"], instances=[{"basket": 1.0}])
+    assert reply.status == 503
+    assert reply.body["detail"] == {"type": kind, "features": ["usage:calls", "usage:minutes", "plan:price"]}
+    assert "The features of usage, plan are needed" in reply.body["error"]
+    record = reply.record
+    assert (record.outcome, record.error_type) == ("error", "e2i_serving.FeaturesRefused")
+    assert record.error_message == reply.body["error"]
+    assert record.feature_provenance.error_type == kind
+    text = churn.request("GET", "/metrics").body
+    assert f'e2i_feature_errors_total{{type="{kind}"}} 1' in text
+    assert 'e2i_predictions_total{model="Churn",version="",task="regression",outcome="error"} 1' in text
+    monkeypatch.undo()
+    assert churn.predict(entities=["c1"], instances=[{"basket": 1.0}]).status == 200
 
 
 def test_retrievals_are_counted(churn) -> None:

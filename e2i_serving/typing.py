@@ -75,6 +75,8 @@ class FeatureService(NamedTuple):
         features: Its features, in order.
         request_data: Names of what a request must give beside the entities, for features that are computed.
         registry: SHA-256, in hex, of its definition.
+        keeps_time: Whether the store itself ends its calls in about the time it was opened with. It is then called in
+            the request's own thread while it is well, which spares the way through another.
     """
 
     name: str
@@ -82,6 +84,7 @@ class FeatureService(NamedTuple):
     features: tuple[Feature, ...]
     request_data: tuple[str, ...] = ()
     registry: str = ""
+    keeps_time: bool = False
 
 
 class OnlineFeatures(NamedTuple):
@@ -107,8 +110,12 @@ class FeatureStore(Protocol):
     def name(self) -> str:
         """What it is called in metrics and records."""
 
-    def open(self, service: str) -> FeatureService:
+    def open(self, service: str, timeout: float) -> FeatureService:
         """Connect, learn what a feature service consists of, and make its first answer as fast as the later ones.
+
+        Args:
+            service: Its name.
+            timeout: Seconds after which nobody waits for an answer any more; connections may be made to keep to it.
 
         Raises:
             ConfigurationError: There is no such store or feature service.

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from e2i_serving.exceptions import ConfigurationError, FeatureError
 from e2i_serving.typing import Feature, FeatureService, OnlineFeatures
+
+logger = logging.getLogger("e2i_serving")
 
 _INVALID: Final = frozenset(
     {
@@ -23,6 +27,7 @@ _INVALID: Final = frozenset(
 """Names of the errors by which Feast says that the rows don't fit."""
 
 _PLAIN: Final = frozenset({"string_val", "int32_val", "int64_val", "double_val", "float_val", "bool_val", "bytes_val"})
+"""Kinds of a value that are Python values as they are; each is its type's name and this ending."""
 
 
 class FeastFeatureStore:
@@ -38,9 +43,11 @@ class FeastFeatureStore:
     def __init__(self, repo_path: str | Path, *, name: str = "feast") -> None:
         self._path = Path(repo_path)
         self._name = name
+        self._timeout = 0.0
         self._store: Any = None
         self._service: Any = None
         self._converters: dict[str, Callable[[Any], Any]] = {}
+        self._readers: tuple[Callable[[Any], Any], ...] = ()
         self._to_python: Callable[[Any], Any] = _no_value
 
     @property
@@ -48,8 +55,10 @@ class FeastFeatureStore:
         """What it is called in metrics and records."""
         return self._name
 
-    def open(self, service: str) -> FeatureService:
+    def open(self, service: str, timeout: float) -> FeatureService:
         """Open the repository, look the feature service up, and ask once, so that later answers are fast.
+
+        Of the online stores, SQLite and Redis on one server keep to the timeout by themselves.
 
         Raises:
             ConfigurationError: Feast is not installed, or there is no such repository or feature service.
@@ -63,10 +72,12 @@ class FeastFeatureStore:
                 "Install e2i-serving[feast]."
             ) from error
         self._to_python = feast_value_type_to_python_type
+        self._timeout = timeout
         try:
             self._store = feast.FeatureStore(repo_path=str(self._path))
+            keeps_time = self._keep_time()
             self._service = self._store.get_feature_service(service)
-            described = self._describe(service)
+            described = self._describe(service)._replace(keeps_time=keeps_time)
         except Exception as error:
             raise ConfigurationError(
                 f"The feature service {service!r} of the Feast repository {self._path} can't be opened: "
@@ -79,7 +90,7 @@ class FeastFeatureStore:
         """The features of entities.
 
         Raises:
-            FeatureError: A key or the request data is missing, or not of its type.
+            FeatureError: A key or the request data is missing, or not of its type; or the store took too long.
         """
         needed = (*service.entities, *service.request_data)
         rows = [self._row(row, needed) for row in entity_rows]
@@ -91,18 +102,29 @@ class FeastFeatureStore:
                 raise FeatureError(
                     f"The entities don't fit the feature service {service.name!r}.", "invalid"
                 ) from error
+            if type(error).__name__ == "TimeoutError":
+                raise FeatureError(
+                    f"The feature store did not answer within {self._timeout:g} s.", "timeout"
+                ) from error
             raise
         found = dict(zip(answer.metadata.feature_names.val, answer.results, strict=True))
         values: list[list[Any]] = []
         times: list[list[int]] = []
-        for feature in service.features:
+        # A store has one row an entity and view, with one event time.
+        by_view: dict[str, list[int]] = {}
+        slowly = self._value
+        for feature, read in zip(service.features, self._readers, strict=True):
             vector = found[feature.name]
-            values.append([self._value(value) for value in vector.values])
-            times.append(
-                [0] * len(rows)
-                if feature.is_computed
-                else [stamp.seconds * 1_000_000_000 + stamp.nanos for stamp in vector.event_timestamps]
-            )
+            # What reads as nothing may be zero, null, or of another type than its view says.
+            values.append([read(value) or slowly(value) for value in vector.values])
+            of_view = by_view.get(feature.view)
+            if of_view is None:
+                of_view = by_view[feature.view] = (
+                    [0] * len(rows)
+                    if feature.is_computed
+                    else [stamp.seconds * 1_000_000_000 + stamp.nanos for stamp in vector.event_timestamps]
+                )
+            times.append(of_view)
         return OnlineFeatures(list(zip(*values, strict=True)), list(zip(*times, strict=True)))
 
     def refresh(self) -> None:
@@ -113,9 +135,29 @@ class FeastFeatureStore:
         """Let the repository go; its connections end with it."""
         self._store = self._service = None
 
+    def _keep_time(self) -> bool:
+        """Let the online store's calls end in time; returns whether they will."""
+        config = self._store.config.online_store
+        try:
+            if config.type == "sqlite":
+                connection = self._store.provider.online_store._get_conn(self._store.config)  # noqa: SLF001  # no other way
+                connection.execute(f"PRAGMA busy_timeout = {int(self._timeout * 1000)}")
+                return True
+            kinds = {config.type, getattr(config, "redis_type", ""), getattr(config, "client", "redis")}
+            if kinds == {"redis"}:
+                # Feast connects by this when it is first asked. The client's own retries would take seconds.
+                config.connection_string += (
+                    f",socket_timeout={self._timeout:g},socket_connect_timeout={self._timeout:g},retry=null"
+                )
+                return True
+        except Exception as error:  # noqa: BLE001  # of another release of Feast; a thread keeps the time then
+            logger.info("The online store of %s is not told how long it may take: %s", self._path, error)
+        return False
+
     def _describe(self, service: str) -> FeatureService:
         entities: dict[str, None] = {}
         features: list[Feature] = []
+        readers: list[Callable[[Any], Any]] = []
         request_data: dict[str, None] = {}
         on_demand = {view.name: view for view in self._store.list_on_demand_feature_views()}
         kinds = {view.name: view for view in self._store.list_batch_feature_views()}
@@ -137,6 +179,8 @@ class FeastFeatureStore:
                 for source in computed.source_feature_view_projections.values():
                     self._add_entities(kinds[source.name], source.join_key_map, entities)
             features += [Feature(field.name, view, ttl, computed is not None) for field in projection.features]
+            readers += [_reader(field) for field in projection.features]
+        self._readers = tuple(readers)
         return FeatureService(service, tuple(entities), tuple(features), tuple(request_data), digest.hexdigest())
 
     def _add_entities(self, view: Any, renamed: Mapping[str, str], into: dict[str, None]) -> None:
@@ -175,6 +219,12 @@ class FeastFeatureStore:
             self.get_online_features(service, [row])
         except Exception:  # noqa: BLE001  # request data of another type, or a store that is down now and not for ever
             return
+
+
+def _reader(field: Any) -> Callable[[Any], Any]:
+    """Reads a value of the type that a field is declared with; of any other, nothing."""
+    kind = f"{field.dtype.to_value_type().name.lower()}_val"
+    return operator.attrgetter(kind) if kind in _PLAIN else _no_value
 
 
 def _same(value: Any) -> Any:

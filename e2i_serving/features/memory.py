@@ -76,7 +76,7 @@ class InMemoryFeatureStore:
         with self._lock:
             self._kept[view, _key(entity, entity)] = (event_ns or time.time_ns(), dict(values))
 
-    def open(self, service: str) -> FeatureService:
+    def open(self, service: str, timeout: float) -> FeatureService:  # noqa: ARG002  # the Protocol's
         """What a feature service consists of.
 
         Raises:

@@ -5,12 +5,25 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 from e2i_serving.exceptions import FeatureError
 
 T = TypeVar("T")
+
+
+class _Call(Generic[T]):
+    """A call on its way through a thread. A future would do the same for several times the cost."""
+
+    __slots__ = ("abandoned", "error", "function", "over", "result")
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self.function = function
+        self.over = threading.Lock()
+        self.over.acquire()
+        self.abandoned = False
+        self.result: T | None = None
+        self.error: BaseException | None = None
 
 
 class FeatureThreads(Generic[T]):
@@ -22,7 +35,7 @@ class FeatureThreads(Generic[T]):
     """
 
     def __init__(self, number: int, waiting: int) -> None:
-        self._calls: queue.SimpleQueue[tuple[Future[T], Callable[[], T]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[_Call[T] | None] = queue.SimpleQueue()
         self._waiting = waiting
         self._number = number
         for at in range(number):
@@ -40,15 +53,14 @@ class FeatureThreads(Generic[T]):
         """
         if self._calls.qsize() >= self._waiting:
             raise FeatureError("Too many requests wait for the feature store.", "overloaded")
-        future: Future[T] = Future()
-        self._calls.put((future, function))
-        try:
-            return future.result(timeout)
-        except TimeoutError:
-            if not future.done():
-                future.cancel()  # nobody waits any more, so it need not begin
-                raise FeatureError(f"The feature store did not answer within {timeout:g} s.", "timeout") from None
-            raise
+        call = _Call(function)
+        self._calls.put(call)
+        if not call.over.acquire(timeout=timeout):
+            call.abandoned = True  # nobody waits any more, so it need not begin
+            raise FeatureError(f"The feature store did not answer within {timeout:g} s.", "timeout")
+        if call.error is not None:
+            raise call.error
+        return call.result  # type: ignore[return-value]  # set where there is no error
 
     def close(self) -> None:
         """Let the threads end once they have nothing to do."""
@@ -56,11 +68,11 @@ class FeatureThreads(Generic[T]):
             self._calls.put(None)
 
     def _run(self) -> None:
-        while (item := self._calls.get()) is not None:
-            future, function = item
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(function())
-            except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
-                future.set_exception(error)
+        while (call := self._calls.get()) is not None:
+            if not call.abandoned:
+                try:
+                    call.result = call.function()
+                except BaseException as error:  # noqa: BLE001  # raised again where it is waited for
+                    call.error = error
+                call.over.release()
+            del call  # it holds what a request asked for and got

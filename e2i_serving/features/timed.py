@@ -69,7 +69,7 @@ class TimedFeatureStore:
         if timeout <= 0 or threads < 1:
             raise ConfigurationError("A feature store needs a timeout above 0 and at least one thread.")
         self._store = store
-        self.service = store.open(service)
+        self.service = store.open(service, timeout)
         self._policies = dict(policies or {})
         features = self.service.features
         refuse_wrong_policies(self._policies, features, service)
@@ -78,6 +78,7 @@ class TimedFeatureStore:
         self._names = tuple(feature.name for feature in features)
         self._references = tuple(feature.reference for feature in features)
         self._cache = FeatureCache(cache_seconds, cache_entities) if cache_seconds else None
+        self._is_well = False
         self._threads: FeatureThreads[OnlineFeatures] = FeatureThreads(threads, 16 * threads)
         self._closed = threading.Event()
         if refresh_seconds:
@@ -134,7 +135,23 @@ class TimedFeatureStore:
             raise FeatureError("The feature store can't be reached.", "unavailable") from error
 
     def _fetch(self, entity_rows: Sequence[Mapping[str, Any]]) -> OnlineFeatures:
-        return self._threads.call(lambda: self._store.get_online_features(self.service, entity_rows), self._timeout)
+        service, store = self.service, self._store
+        if not service.keeps_time:
+            return self._threads.call(lambda: store.get_online_features(service, entity_rows), self._timeout)
+        # What a store promises of its time leaves out what happens on the way to a connection, such as looking up
+        # names. So one that has just failed or been late is asked in a thread that may hang, until it is well again.
+        began = time.perf_counter()
+        try:
+            found = (
+                store.get_online_features(service, entity_rows)
+                if self._is_well
+                else self._threads.call(lambda: store.get_online_features(service, entity_rows), self._timeout)
+            )
+        except Exception:
+            self._is_well = False
+            raise
+        self._is_well = time.perf_counter() - began <= self._timeout
+        return found
 
     def _provenance(
         self, views: dict[str, ViewReading], duration: float, hits: int, misses: int, error: str = ""

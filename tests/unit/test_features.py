@@ -150,3 +150,39 @@ def test_an_unknown_service_is_refused_at_start_up(store) -> None:
     """A feature service that the store does not have keeps the worker from starting."""
     with pytest.raises(ConfigurationError, match="'churn_v2' is not defined"):
         TimedFeatureStore(store, "churn_v2")
+
+
+class TimeKeeping(Hanging):
+    """A store that says it ends its calls in time, and notes the threads it is called in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[str] = []
+        self.let_go.set()
+
+    def open(self, service: str, timeout: float) -> Any:
+        return super().open(service, timeout)._replace(keeps_time=True)
+
+    def get_online_features(self, service: Any, entity_rows: Any) -> Any:
+        self.threads.append(threading.current_thread().name)
+        return super().get_online_features(service, entity_rows)
+
+
+def test_a_store_that_keeps_time_is_asked_in_the_requests_thread_while_it_is_well() -> None:
+    """One that has not answered yet, or has just been late, is asked where it may hang."""
+    store = TimeKeeping()
+    store.define("churn_v1", ("customer",), ("usage:calls",))
+    bounded = timed(store, timeout=0.2, threads=1)
+    own = threading.current_thread().name
+    for _ in range(2):
+        assert bounded.retrieve(rows("a")).error is None
+    assert store.threads == ["e2i-features-0", own]
+    store.let_go.clear()
+    threading.Timer(0.4, store.let_go.set).start()
+    assert bounded.retrieve(rows("a")).error is None
+    assert store.threads[2] == own
+    store.let_go.clear()
+    found = bounded.retrieve(rows("a"))
+    assert found.error is not None
+    assert (found.error.kind, store.threads[3]) == ("timeout", "e2i-features-0")
+    store.let_go.set()

@@ -6,7 +6,7 @@ import logging
 import random
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
@@ -25,6 +25,8 @@ logger = logging.getLogger("e2i_serving")
 
 SCOPE: Final = InstrumentationScope("e2i_serving", e2i_serving.__version__)
 REPEAT_AFTER_SECONDS: Final = 60.0
+FEATURES: Final = "features"
+"""The phase in which features are fetched."""
 
 _SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
 _ATTRIBUTES: Final = {
@@ -231,6 +233,7 @@ def spans_of(record: PredictionRecord, ends: PhaseEnds, resource: Resource) -> S
         instrumentation_scope=SCOPE,
     )
     spans = [server]
+    fetched = _feature_attributes(record)
     # Backwards, because several phases may be noted at once, when the last of them ends.
     latest = end
     for phase, seconds in reversed(record.phases.items()):
@@ -238,20 +241,25 @@ def spans_of(record: PredictionRecord, ends: PhaseEnds, resource: Resource) -> S
         if ended is not None:
             latest = min(latest, start + int(ended * 1e9))
         began = max(latest - int(seconds * 1e9), start)
-        spans.append(_phase_span(phase, trace_id, context, resource, (began, latest)))
+        spans.append(_phase_span(phase, trace_id, context, resource, (began, latest), fetched))
         latest = began
     return spans
 
 
 def _phase_span(
-    phase: str, trace_id: int, parent: SpanContext, resource: Resource, period: tuple[int, int]
+    phase: str,
+    trace_id: int,
+    parent: SpanContext,
+    resource: Resource,
+    period: tuple[int, int],
+    fetched: dict[str, Any],
 ) -> ReadableSpan:
     return ReadableSpan(
         phase,
         SpanContext(trace_id, random.getrandbits(64) or 1, is_remote=False, trace_flags=_SAMPLED),
         parent,
         resource,
-        {"e2i.phase": phase},
+        {"e2i.phase": phase, **(fetched if phase == FEATURES else {})},
         start_time=period[0],
         end_time=period[1],
         instrumentation_scope=SCOPE,
@@ -275,4 +283,28 @@ def _attributes(record: PredictionRecord) -> dict[str, Any]:
             found[attribute] = str(value) if isinstance(value, str) else value
     for name, value in record.labels.items():
         found[f"e2i.label.{name}"] = value
+    if FEATURES not in record.phases:
+        found |= _feature_attributes(record)
     return found
+
+
+def _feature_attributes(record: PredictionRecord) -> dict[str, Any]:
+    """How features were fetched; nothing where none were."""
+    fetched = record.feature_provenance
+    if fetched is None:
+        return {}
+    values: Counter[str] = Counter()
+    for view in fetched.views.values():
+        values.update(view.outcomes)
+    found: dict[str, Any] = {
+        "store": fetched.store,
+        "service": fetched.service,
+        "entities": record.items,
+        "duration": fetched.duration,
+        **values,
+    }
+    if fetched.cache_hits or fetched.cache_misses:
+        found |= {"cache_hits": fetched.cache_hits, "cache_misses": fetched.cache_misses}
+    if fetched.error_type:
+        found["error_type"] = fetched.error_type
+    return {f"e2i.features.{name}": value for name, value in found.items()}

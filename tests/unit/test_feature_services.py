@@ -128,6 +128,7 @@ def test_retrievals_are_counted(churn) -> None:
     churn.predict(entities=["c1"] * 20, instances=[{"basket": 1.0}] * 20)
     text = churn.request("GET", "/metrics").body
     assert 'e2i_feature_retrieval_duration_seconds_count{store="memory",service="churn_v1"} 1' in text
+    assert 'e2i_feature_retrieval_entities_sum{store="memory",service="churn_v1"} 20' in text
     assert 'e2i_feature_outcomes_total{view="usage",outcome="hit"} 40' in text
     assert 'e2i_feature_age_seconds_count{view="plan"} 20' in text
     assert 'e2i_feature_age_seconds_bucket{view="plan",le="600"} 0' in text.replace('.0"', '"')

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from e2i_serving.observers.spans import SpanObserver, SpanSink, spans_of
-from e2i_serving.record import Outcome, PredictionRecord
+from e2i_serving.record import FeatureProvenance, Outcome, PredictionRecord, ViewReading
 
 RESOURCE = Resource({"service.name": "credit"})
 SECOND = 1_000_000_000
@@ -68,6 +68,47 @@ def sink(exporter):
     made = SpanSink(exporter, RESOURCE, delay_seconds=0.01)
     yield made
     made.shutdown()
+
+
+FETCHED = FeatureProvenance(
+    "feast",
+    "churn_v1",
+    duration=0.05,
+    views={
+        "usage": ViewReading({"hit": 4, "missing": 2}, ("hit", "hit", "missing"), (5, 5, 0)),
+        "plan": ViewReading({"hit": 2, "stale": 1}, ("hit", "hit", "stale"), (5, 5, 1)),
+    },
+    cache_hits=1,
+    cache_misses=2,
+)
+
+
+def test_the_span_of_features_says_what_was_fetched():
+    """It has the store, the service, the entities, and what became of their values."""
+    spans = {span.name: dict(span.attributes) for span in spans_of(record(feature_provenance=FETCHED), {}, RESOURCE)}
+    assert spans["features"] == {
+        "e2i.phase": "features",
+        "e2i.features.store": "feast",
+        "e2i.features.service": "churn_v1",
+        "e2i.features.entities": 3,
+        "e2i.features.duration": 0.05,
+        "e2i.features.hit": 6,
+        "e2i.features.missing": 2,
+        "e2i.features.stale": 1,
+        "e2i.features.cache_hits": 1,
+        "e2i.features.cache_misses": 2,
+    }
+    assert "e2i.features.store" not in spans["POST /predict"]
+
+
+def test_the_server_span_says_so_where_no_phase_does():
+    """A prediction that was refused for its features has no phase of them."""
+    refused = FeatureProvenance("feast", "churn_v1", error_type="timeout")
+    failed = record(Outcome.ERROR, 503, feature_provenance=refused, phases={"predict": 0.1})
+    server = dict(spans_of(failed, {}, RESOURCE)[0].attributes)
+    assert server["e2i.features.error_type"] == "timeout"
+    assert server["e2i.features.store"] == "feast"
+    assert "e2i.features.hit" not in server
 
 
 def test_server_span_is_named_by_route_and_has_the_records_ids():

@@ -139,6 +139,13 @@ FEATURE_RETRIEVAL = Family(
     ("store", "service"),
     buckets.RETRIEVALS,
 )
+FEATURE_ENTITIES = Family(
+    "e2i_feature_retrieval_entities",
+    MetricType.HISTOGRAM,
+    "Entities whose features a request asked for.",
+    ("store", "service"),
+    buckets.ITEM_COUNTS,
+)
 FEATURE_OUTCOMES = Family(
     "e2i_feature_outcomes_total",
     MetricType.COUNTER,
@@ -293,6 +300,7 @@ FAMILIES: tuple[Family, ...] = (
     PREDICTED_CLASS,
     ERRORS,
     FEATURE_RETRIEVAL,
+    FEATURE_ENTITIES,
     FEATURE_OUTCOMES,
     FEATURE_AGE,
     FEATURE_CACHE,

@@ -110,7 +110,7 @@ class MetricsObserver:
         if record.outputs:
             self._distributions.count(record)
         if record.feature_provenance is not None:
-            self._retrievals.count(record.feature_provenance, record.time_ns)
+            self._retrievals.count(record.feature_provenance, record.items, record.time_ns)
 
     def http_request(self, route: str, status: int) -> None:
         """Count a request to a route; the route must be one of the service's own, or a constant."""

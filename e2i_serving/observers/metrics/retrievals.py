@@ -23,14 +23,16 @@ class Retrievals:
         self._file = file
         self._series: dict[tuple[str, ...], Series] = {}
 
-    def count(self, found: FeatureProvenance, time_ns: int) -> None:
+    def count(self, found: FeatureProvenance, entities: int, time_ns: int) -> None:
         """Count one retrieval.
 
         Args:
             found: How the features were fetched.
+            entities: Of how many entities.
             time_ns: When, nanoseconds since the epoch.
         """
         self._of(families.FEATURE_RETRIEVAL, found.store, found.service).observe(found.duration)
+        self._of(families.FEATURE_ENTITIES, found.store, found.service).observe(entities)
         if found.error_type:
             self._of(families.FEATURE_ERRORS, found.error_type).add()
         if found.cache_hits:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import operator
@@ -132,8 +133,12 @@ class FeastFeatureStore:
         self._store.refresh_registry()
 
     def close(self) -> None:
-        """Let the repository go; its connections end with it."""
-        self._store = self._service = None
+        """Let the repository go, and close the connections of its online store."""
+        store, self._store, self._service = self._store, None, None
+        # Feast closes what is asynchronous only.
+        for held in ("_client", "_conn"):
+            with contextlib.suppress(Exception):
+                getattr(store.provider.online_store, held).close()
 
     def _keep_time(self) -> bool:
         """Let the online store's calls end in time; returns whether they will."""

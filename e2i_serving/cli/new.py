@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from e2i_serving.cli.printing import print_error
@@ -30,6 +31,8 @@ def new(
     pyproject: Annotated[
         bool, typer.Option("--pyproject", help="Describe the bento in pyproject.toml, not in bentofile.yaml.")
     ] = False,
+    feast: Annotated[bool, typer.Option("--feast", help="Fetch features by entity, from a Feast repository.")] = False,
+    opik: Annotated[bool, typer.Option("--opik", help="Send a trace of each prediction to Opik.")] = False,
     otlp: Annotated[bool, typer.Option("--otlp", help="Send spans to an OpenTelemetry collector.")] = False,
     sentry: Annotated[bool, typer.Option("--sentry", help="Send errors to Sentry, or to its like.")] = False,
     wheel: Wheel = None,
@@ -42,20 +45,21 @@ def new(
     \b
     Examples:
       e2i-serving new classification credit-risk
-      e2i-serving new regression house-prices --otlp --sentry
+      e2i-serving new regression house-prices --opik --otlp --sentry
+      e2i-serving new classification churn --feast
       e2i-serving new causal voucher --pyproject --output services/voucher
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.cli.wheels import requirement_for  # noqa: PLC0415  # keeps --help fast
 
     check_name(name)
     folder = output or Path(name)
-    answers = Answers(name, kind, "", pyproject=pyproject, otlp=otlp, sentry=sentry)
+    answers = Answers(name, kind, "", pyproject=pyproject, feast=feast, opik=opik, otlp=otlp, sentry=sentry)
     try:
         if folder.exists() and any(folder.iterdir()):
             raise ConfigurationError(f"{folder} is not empty. Name another folder with --output.")
         folder.mkdir(parents=True, exist_ok=True)
         requirement = requirement_for(folder, wheel, answers.extras)
-        written = write_project(folder, Answers(name, kind, requirement, pyproject=pyproject, otlp=otlp, sentry=sentry))
+        written = write_project(folder, msgspec.structs.replace(answers, requirement=requirement))
     except OSError as error:
         raise ConfigurationError(f"{folder} can't be written to: {error.strerror}. Name another one.") from error
     for path in written:

@@ -44,20 +44,27 @@ class Kind(StrEnum):
 _OF_KIND: Final[dict[Kind, dict[str, str]]] = {
     Kind.CLASSIFICATION: {
         "answers": "predictions",
+        "entity": "patient",
         "purpose": "Says which class something is of, and how sure that is.",
         "extra_files": "",
     },
     Kind.REGRESSION: {
         "answers": "predictions",
+        "entity": "patient",
         "purpose": "Says a value, and the interval in which it lies.",
         "extra_files": ", `conformal.py`",
     },
     Kind.CAUSAL: {
         "answers": "effects",
+        "entity": "customer",
         "purpose": "Says what a treatment changes, and whom to treat.",
         "extra_files": ", `uplift.py`",
     },
 }
+
+
+_BODIES: Final = {False: '{{"instances": {}[:10].tolist()}}', True: '{{"entities": publish({}[:10])}}'}
+"""What train.py writes as a request, given the name of the held-out rows; by whether features are fetched."""
 
 
 class Answers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,6 +75,8 @@ class Answers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         kind: What its model predicts.
         requirement: The line of ``requirements.txt`` that installs this package.
         pyproject: Whether the bento is described in ``pyproject.toml``, not in ``bentofile.yaml``.
+        feast: Whether features are fetched from a Feast repository, by entity.
+        opik: Whether predictions go to Opik.
         otlp: Whether spans go to an OpenTelemetry collector.
         sentry: Whether errors go to Sentry, or to what speaks its protocol.
     """
@@ -76,13 +85,15 @@ class Answers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Kind
     requirement: str
     pyproject: bool = False
+    feast: bool = False
+    opik: bool = False
     otlp: bool = False
     sentry: bool = False
 
     @property
     def extras(self) -> tuple[str, ...]:
-        """The extras of this package that the project needs."""
-        return tuple(name for name, wanted in (("otlp", self.otlp), ("sentry", self.sentry)) if wanted)
+        """The extras of this package that the project needs; Opik is spoken to without its SDK."""
+        return tuple(name for name in ("feast", "otlp", "sentry") if getattr(self, name))
 
 
 class _Mark(msgspec.Struct, forbid_unknown_fields=False):
@@ -227,6 +238,11 @@ def _variables(answers: Answers) -> dict[str, Any]:
         "service": "".join(word.capitalize() for word in words),
         "requirement": answers.requirement,
         "pyproject": answers.pyproject,
+        "rows": "entities" if answers.feast else "instances",
+        "body": _BODIES[answers.feast],
+        "written": "entities with features" if answers.feast else "held-out rows",
+        "feast": answers.feast,
+        "opik": answers.opik,
         "otlp": answers.otlp,
         "sentry": answers.sentry,
     }

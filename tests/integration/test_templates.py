@@ -14,6 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from e2i_serving.testing import OpikReceiver
+
 
 class Newcomer:
     """A fresh environment, and a BentoML home that holds nothing yet."""
@@ -93,11 +95,23 @@ def newcomer(tmp_path_factory: pytest.TempPathFactory, project_root: Path) -> Ne
     return person
 
 
+@pytest.fixture
+def opik(newcomer: Newcomer) -> Iterator[OpikReceiver]:
+    """What stands for Opik, where the newcomer's environment says that it is."""
+    with OpikReceiver() as receiver:
+        newcomer.environment["OPIK_URL_OVERRIDE"] = receiver.url
+        yield receiver
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("classification", ()), ("regression", ("--pyproject",)), ("causal", ("--otlp", "--sentry"))],
+    [
+        ("classification", ()),
+        ("regression", ("--pyproject",)),
+        ("causal", ("--feast", "--opik", "--otlp", "--sentry")),
+    ],
 )
-def test_template_from_nothing_to_an_audited_prediction(newcomer, free_port, eventually, kind, options):
+def test_template_from_nothing_to_an_audited_prediction(newcomer, opik, free_port, eventually, kind, options):
     """New, train, test, build, serve, predict, query, scrape, with no edit; the row names the bento and its version."""
     name = f"my-{kind}"
     data_dir = newcomer.begin(name)
@@ -129,6 +143,9 @@ def test_template_from_nothing_to_an_audited_prediction(newcomer, free_port, eve
     assert (row["bento"], row["bento_version"]) == (bento, version)
     assert row["request_id"] == "first"
     assert row["outcome"] == "ok"
-    assert len(row["item_rows"]) == len(body["instances"])
+    (asked_about,) = body.values()
+    assert len(row["item_rows"]) == len(asked_about) == 10
+    assert bool(row["feature_provenance"]) is ("--feast" in options)
+    assert (row["prediction_id"] in opik.traces) is ("--opik" in options)
     assert newcomer.run("e2i-serving", "audit", "books")
     assert newcomer.run("e2i-serving", "update", cwd=project) == "The project is as the templates make it.\n"

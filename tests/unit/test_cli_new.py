@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
@@ -24,6 +25,12 @@ from e2i_serving.slo import load_objectives
 
 ROOT = Path(__file__).parents[2]
 REQUIREMENT = "e2i-serving==0.1.0"
+CHOICES = [
+    frozenset(chosen)
+    for number in range(6)
+    for chosen in itertools.combinations(("feast", "opik", "otlp", "pyproject", "sentry"), number)
+]
+OF_FEAST = {"features.py", "feature_repo/definitions.py", "feature_repo/feature_store.yaml"}
 COMMON = {
     "README.md",
     "collector.yaml",
@@ -54,17 +61,26 @@ def project(tmp_path) -> Path:
     return tmp_path / "churn"
 
 
-@pytest.mark.parametrize("kind", Kind)
-@pytest.mark.parametrize("options", [{}, {"pyproject": True, "otlp": True, "sentry": True}])
-def test_every_file_is_what_its_name_says(kind, options, tmp_path):
-    """Python compiles, YAML and TOML parse, settings and objectives are taken by their own readers."""
+@pytest.mark.parametrize(
+    ("kind", "chosen"),
+    [
+        *((Kind.CLASSIFICATION, chosen) for chosen in CHOICES),
+        *((kind, chosen) for kind in (Kind.REGRESSION, Kind.CAUSAL) for chosen in (CHOICES[0], CHOICES[-1])),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "+".join(sorted(part)) or "none",
+)
+def test_every_file_is_what_its_name_says(kind, chosen, tmp_path):
+    """Whatever is chosen: Python compiles, YAML and TOML parse, settings and objectives are taken by their readers."""
+    options = dict.fromkeys(chosen, True)
     files = project_files(Answers("credit-risk_2", kind, REQUIREMENT, **options))
     assert set(files) >= COMMON
+    assert (set(files) >= OF_FEAST) is ("feast" in chosen)
     for path, text in files.items():
         assert "{{" not in text.replace("{{ $", "").replace("{{$", "") or path.startswith(
             ("prometheus/", "dashboards/")
         )
         assert text.endswith("\n")
+        assert "\n\n\n\n" not in text
         match Path(path).suffix:
             case ".py":
                 ast.parse(text)
@@ -75,13 +91,36 @@ def test_every_file_is_what_its_name_says(kind, options, tmp_path):
     for name in ("observability.yaml", "slo.yaml"):
         (tmp_path / name).write_text(files[name])
     settings = load_settings(config_dir=tmp_path).settings
-    assert settings.trace_exporter == ("otlp-grpc" if options else "none")
+    assert settings.trace_exporter == ("otlp-grpc" if "otlp" in chosen else "none")
+    assert settings.opik_enabled is ("opik" in chosen)
     assert load_objectives(tmp_path / "slo.yaml")
-    assert ("bentofile.yaml" in files) is not options.get("pyproject", False)
+    assert ("bentofile.yaml" in files) is ("pyproject" not in chosen)
     build = tomllib.loads(files["pyproject.toml"]).get("tool", {}).get("bentoml", {}).get("build")
     described = build or yaml.safe_load(files["bentofile.yaml"])
     assert described["service"] == "service:CreditRisk2"
     assert described["name"] == "credit_risk_2"
+    assert ("feature_repo/*" in described["include"]) is ("feast" in chosen)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "variable"),
+    [("opik", "OPIK_API_KEY"), ("otlp", "OTEL_EXPORTER_OTLP_ENDPOINT"), ("sentry", "SENTRY_DSN")],
+)
+def test_where_it_goes_is_told_by_the_environment(chosen, variable):
+    """Settings, README and manifest name the variable of what was chosen, and of nothing else; secrets are in no file."""
+    plain = project_files(Answers("churn", Kind.CAUSAL, REQUIREMENT))
+    files = project_files(Answers("churn", Kind.CAUSAL, REQUIREMENT, **{chosen: True}))
+    for name in ("observability.yaml", "README.md", "kubernetes.yaml"):
+        assert variable in files[name]
+        assert variable not in plain[name]
+    assert f"#   {variable}=" in files["observability.yaml"]
+
+
+def test_extras_are_those_that_are_needed():
+    """Opik is spoken to without its SDK, so that the bento carries none."""
+    everything = Answers("churn", Kind.CAUSAL, REQUIREMENT, feast=True, opik=True, otlp=True, sentry=True)
+    assert everything.extras == ("feast", "otlp", "sentry")
+    assert Answers("churn", Kind.CAUSAL, REQUIREMENT).extras == ()
 
 
 def test_kubernetes_keeps_the_journal_and_lets_the_relay_end_last():

@@ -107,7 +107,7 @@ def test_every_file_is_what_its_name_says(kind, chosen, tmp_path):
     [("opik", "OPIK_API_KEY"), ("otlp", "OTEL_EXPORTER_OTLP_ENDPOINT"), ("sentry", "SENTRY_DSN")],
 )
 def test_where_it_goes_is_told_by_the_environment(chosen, variable):
-    """Settings, README and manifest name the variable of what was chosen, and of nothing else; secrets are in no file."""
+    """Settings, README and manifest name the variable of what was chosen, and of nothing else."""
     plain = project_files(Answers("churn", Kind.CAUSAL, REQUIREMENT))
     files = project_files(Answers("churn", Kind.CAUSAL, REQUIREMENT, **{chosen: True}))
     for name in ("observability.yaml", "README.md", "kubernetes.yaml"):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-import subprocess
-import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,27 +15,22 @@ import pytest
 import typer.main
 import yaml
 from documented import ROOT, Block, Command, blocks, commands
+from forking import Programs
 from typer.testing import CliRunner
 
-from e2i_serving.cli import app
+from e2i_serving.cli import app, following
 from e2i_serving.settings import load_settings
 from e2i_serving.slo import load_objectives
 
 # What is not run, each with why.
 NOT_RUN = {
-    "audit purge": "deletes what other examples ask for",
-    "audit erase": "deletes what other examples ask for",
-    "audit hold": "names a person whom the example's trail has not",
-    "audit verify": "needs a checkpoint, which the relay of a running service writes",
+    "audit verify --url": "names a reader's server",
     "audit query --url": "needs the backup that the command before makes with another program",
     "dashboards --output /": "writes to the system",
     "slo status": "needs a Prometheus or a running service",
     "stats --url": "needs a running service",
-    "keys": "writes to the system",
-    "outcomes import": "needs its reader's file",
     "audit show demo": "make demo's own test asks it",
     "new": "tests/integration/test_templates.py runs it with what follows",
-    "doctor": "tests/integration/test_templates.py runs it in a project",
     "audit upgrade": "names a reader's server",
 }
 STANDS_FOR_PREDICTION = "0192f7b0-5c1e-7d4a-9f1e-2b7c6c1e8a11"
@@ -50,6 +46,9 @@ WORLD = """
 import json
 import sys
 from pathlib import Path
+
+import pandas
+from sklearn.datasets import load_breast_cancer
 
 sys.path.insert(0, ".")
 from e2i_serving import record_outcome
@@ -67,7 +66,25 @@ with ServiceHarness(BreastCancer, observability={"data_dir": sys.argv[1]}) as se
     record_outcome(reply.record.prediction_id, data_dir=sys.argv[1], item=0, value=True)
     service.trail().close()
     print(reply.record.prediction_id)
+customers = pandas.DataFrame(rows[:4], columns=load_breast_cancer().feature_names)
+customers.insert(0, "customer_id", range(4))
+customers.to_parquet("customers.parquet")
+for name in ("truths.csv", "claims.csv"):
+    Path(name).write_text("request_id,item,value\\nfirst,0,benign\\n")
 """
+
+
+COMMAND = "from e2i_serving.cli import main; main()"
+
+
+class Interrupted:
+    """A clock whose reader presses Ctrl-C as soon as it waits."""
+
+    time_ns = staticmethod(time.time_ns)
+
+    @staticmethod
+    def sleep(seconds: float) -> None:
+        raise KeyboardInterrupt
 
 
 class World(NamedTuple):
@@ -87,40 +104,46 @@ class World(NamedTuple):
         """An example with this world's names in the place of its own."""
         data_dir = self.environment["E2I_SERVING_DATA_DIR"]
         named = text.replace(STANDS_FOR_PREDICTION, self.prediction_id).replace("/var/lib/e2i", data_dir)
-        return named.replace('model="fraud"', 'model="breast_cancer"')
+        named = named.replace('model="fraud"', 'model="breast_cancer"')
+        return re.sub(r"^service:\w+$", "service:BreastCancer", re.sub("^churn$", "breast_cancer", named))
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> World:
+def programs(tmp_path_factory) -> Iterator[Programs]:
+    """Runs programs in the environment of the examples, but for a data directory."""
+    home = tmp_path_factory.mktemp("bentoml")
+    python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with Programs({**os.environ, "BENTOML_HOME": str(home), "PYTHONPATH": python_path}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory, programs) -> World:
     """The world that the documentation speaks of."""
     base = tmp_path_factory.mktemp("docs")
     folder = base / "service"
     shutil.copytree(ROOT / "examples" / "breast_cancer", folder)
     (base / "observe.py").write_text(WORLD)
-    python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "BENTOML_HOME": str(base / "bentoml"), "PYTHONPATH": python_path}
     for example, options in (("breast_cancer", ["--held-out", folder / "rows.json"]), ("diabetes", []), ("uplift", [])):
-        train = [sys.executable, ROOT / "examples" / example / "train.py", *options]
-        subprocess.run(train, env=environment, check=True, timeout=120, capture_output=True)
-    observe = [sys.executable, base / "observe.py", base / "data"]
-    done = subprocess.run(observe, cwd=folder, env=environment, check=True, timeout=120, capture_output=True, text=True)
-    environment["E2I_SERVING_DATA_DIR"] = str(base / "data")
-    return World(folder, environment, done.stdout.strip().splitlines()[-1])
+        trained = programs.run(ROOT / "examples" / example / "train.py", *options, folder=base)
+        assert trained.returncode == 0, trained.output
+    observed = programs.run(base / "observe.py", base / "data", folder=folder)
+    assert observed.returncode == 0, observed.output
+    environment = {"BENTOML_HOME": programs.environment["BENTOML_HOME"], "E2I_SERVING_DATA_DIR": str(base / "data")}
+    return World(folder, environment, observed.output.strip().splitlines()[-1])
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
-def test_python_block_runs(block: Block, world, tmp_path):
+def test_python_block_runs(block: Block, programs, world, tmp_path):
     """Each Python block is a program that ends well; its tests, if it has any, pass."""
     path = tmp_path / "test_block.py"
     path.write_text(world.told(block.body))
-    command = [sys.executable, path]
+    command = [path]
     if "def test_" in block.body:
         options = ["-q", "--import-mode=importlib", "-o", "pythonpath=.", "-p", "no:cacheprovider"]
-        command = [sys.executable, "-m", "pytest", *options, "--rootdir", tmp_path, path]
-    done = subprocess.run(
-        command, cwd=world.folder, env=world.environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        command = ["-m", "pytest", *options, "--rootdir", tmp_path, path]
+    done = programs.run(*command, folder=world.folder, **world.environment)
+    assert done.returncode == 0, done.output[-4000:]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)
@@ -139,13 +162,26 @@ def test_command_is_one(command: Command):
 
 
 @pytest.mark.parametrize("command", RUN, ids=str)
-def test_command_runs(command: Command, world, monkeypatch):
-    """Each command that needs nothing but a trail does what it says."""
+def test_command_runs(command: Command, programs, world, monkeypatch, tmp_path):
+    """Each command that needs nothing but a trail, a service and what the page says before does what it says."""
     for name in ("BENTOML_HOME", "E2I_SERVING_DATA_DIR"):
         monkeypatch.setenv(name, world.environment[name])
     monkeypatch.chdir(world.folder)
-    done = CliRunner().invoke(app, [world.told(word) for word in command.words[1:]])
-    assert done.exit_code == 0, done.output
+    if "--follow" in command.words:
+        monkeypatch.setattr(following, "time", Interrupted)
+    if command.words[1:3] == ("audit", "purge"):
+        monkeypatch.setenv("E2I_SERVING_RETENTION", '{"standard": "400d"}')
+    if command.words[1:3] == ("keys", "list"):
+        monkeypatch.setenv("E2I_SERVING_ENCRYPTION_KEY_FILE", str(tmp_path / "keys"))
+        assert CliRunner().invoke(app, ["keys", "new"]).exit_code == 0
+    words = [world.told(word) for word in command.words[1:]]
+    if any(word.startswith("service:") for word in words) or words == ["doctor"]:  # imports a service
+        (tmp_path / "command.py").write_text(COMMAND)
+        ended = programs.run(tmp_path / "command.py", *words, folder=world.folder, **world.environment)
+        assert ended.returncode == 0, ended.output
+    else:
+        done = CliRunner().invoke(app, words, input="y\n")
+        assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("prefix", NOT_RUN)

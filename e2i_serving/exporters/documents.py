@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -12,6 +13,7 @@ import msgspec
 from e2i_serving.exceptions import RefusedError
 from e2i_serving.record import (
     Column,
+    Constant,
     Entry,
     LateResult,
     Life,
@@ -19,13 +21,14 @@ from e2i_serving.record import (
     OutcomeEvent,
     PredictionRecord,
     StreamEnd,
-    column_length,
-    column_values,
+    Values,
 )
 
 PREDICTION, STREAM_END, LATE_RESULT, OUTCOME = "prediction", "stream-end", "late-result", "outcome"
 
 _PRIVATE: Final = frozenset({"salt", "redactions", "entities", "inputs", "outputs"})
+_CODES: Final = {"<f8": "d", "<f4": "f", "<i8": "q", "<i4": "i", "|b1": "?"} if sys.byteorder == "little" else {}
+"""Types of matrices that a memory view reads as they are."""
 _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 
 
@@ -105,31 +108,58 @@ def items_of(life: Life, record: PredictionRecord) -> list[dict[str, Any]]:
     served = life.model
     is_served = (record.model or served.name, record.model_version or served.version) == (served.name, served.version)
     names, classes = (served.feature_names, served.classes) if is_served else ((), ())
-    columns = (
-        ("entity", record.entities),
-        ("input", _named(record.inputs, "features", names)),
-        ("output", _named(record.outputs, "probabilities", classes)),
-    )
-    parts = [(part, spread(by_name, record.items)) for part, by_name in columns if by_name]
-    return [{part: values[index] for part, values in parts} for index in range(record.items)]
+    items = record.items
+    parts: list[tuple[str, list[dict[str, Any]]]] = []
+    if record.entities:
+        parts.append(("entity", spread(record.entities, items)))
+    if record.inputs:
+        parts.append(("input", spread(record.inputs, items, "features", names)))
+    if record.outputs:
+        parts.append(("output", spread(record.outputs, items, "probabilities", classes)))
+    return [{part: values[index] for part, values in parts} for index in range(items)]
 
 
-def spread(columns: Mapping[str, Column], items: int) -> list[dict[str, Any]]:
-    """Columns as one object an item; those that do not hold a value for each item are left out."""
-    fitting: dict[str, list[Any]] = {}
-    for name, column in columns.items():
-        if column_length(column) in (None, items):
-            try:
-                # A matrix without an axis holds for every item.
-                values = (
-                    [column.array().item()] * items
-                    if isinstance(column, Matrix) and not column.shape
-                    else column_values(column, items)
-                )
-            except (TypeError, ValueError):  # the bytes are not what the type and shape say
-                continue
-            fitting[name] = values
-    return [{name: values[index] for name, values in fitting.items()} for index in range(items)]
+def spread(
+    columns: Mapping[str, Column], items: int, named: str = "", names: tuple[str, ...] = ()
+) -> list[dict[str, Any]]:
+    """Columns as one object an item; those that do not hold a value for each item are left out.
+
+    Args:
+        columns: The columns by name.
+        items: How many items there are.
+        named: The column whose second axis has names, where it brings none itself.
+        names: These names.
+    """
+    found = {name: _values(column, items, names if name == named else ()) for name, column in columns.items()}
+    fitting = [(name, values) for name, values in found.items() if values is not None]
+    return [{name: values[index] for name, values in fitting} for index in range(items)]
+
+
+def _values(column: Column, items: int, names: tuple[str, ...]) -> list[Any] | None:
+    """One plain value an item; ``None`` when the column does not say as many."""
+    if isinstance(column, Constant):
+        return [column.value] * items
+    if isinstance(column, Values):
+        return column.values if len(column.values) == items else None
+    shape = column.shape
+    if shape and shape[0] != items:
+        return None
+    try:
+        rows = _plain(column)
+        if not shape:  # a matrix without an axis holds for every item
+            return [rows] * items
+        names = column.names or (names if len(shape) > 1 and shape[1] == len(names) else ())
+        return [dict(zip(names, row, strict=True)) for row in rows] if names else rows
+    except (TypeError, ValueError):  # the bytes are not what the type and shape say
+        return None
+
+
+def _plain(column: Matrix) -> Any:
+    """The elements in nested lists, by a view on the bytes, which costs a small matrix half of what NumPy does."""
+    code = _CODES.get(column.dtype)
+    if code is None or 0 in column.shape:
+        return column.array().tolist()
+    return memoryview(column.data).cast(code, column.shape).tolist()  # type: ignore[call-overload]
 
 
 def where(life: Life) -> dict[str, str]:
@@ -147,13 +177,6 @@ def where(life: Life) -> dict[str, str]:
         "arm": place.arm,
     }
     return {name: value for name, value in known.items() if value}
-
-
-def _named(columns: dict[str, Column], name: str, names: tuple[str, ...]) -> dict[str, Column]:
-    column = columns.get(name)
-    if not isinstance(column, Matrix) or column.names or len(column.shape) < 2 or column.shape[1] != len(names):  # noqa: PLR2004  # the second axis
-        return columns
-    return {**columns, name: msgspec.structs.replace(column, names=names)}
 
 
 _KINDS: Final[dict[type, str]] = {

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 from uuid import UUID
 
+import msgspec
+
 from e2i_serving.exceptions import RefusedError
 from e2i_serving.exporters.documents import iso_time, items_of, spread, where
-from e2i_serving.record import Entry, LateResult, Outcome, OutcomeEvent, PredictionRecord, StreamEnd
+from e2i_serving.record import Entry, FeatureProvenance, LateResult, Outcome, OutcomeEvent, PredictionRecord, StreamEnd
 
 PARENT_TRACE: Final = "opik_trace_id"
 """The header, and the attribute of a record, with the trace of a caller whose child the prediction is."""
@@ -207,6 +209,7 @@ def _whole(entry: Entry, record: PredictionRecord, end: StreamEnd | None, style:
     told = end or record
     outcome = told.outcome
     model, version = record.model or life.model.name, record.model_version or life.model.version
+    provenance = record.feature_provenance
     metadata: dict[str, Any] = {
         "outcome": outcome.value,
         "status": told.status or record.status,
@@ -222,7 +225,8 @@ def _whole(entry: Entry, record: PredictionRecord, end: StreamEnd | None, style:
         "phases": record.phases,
         "labels": record.labels,
         "attributes": record.attributes,
-        "redactions": list(record.redactions),
+        "feature_provenance": _sources(provenance) if provenance is not None else None,
+        "redactions": record.redactions,
         "principal": record.principal,
         "sampling_fraction": record.sampling_fraction,
         "release": life.release,
@@ -235,8 +239,8 @@ def _whole(entry: Entry, record: PredictionRecord, end: StreamEnd | None, style:
         "name": record.endpoint or "predict",
         "start_time": iso_time(record.time_ns),
         "end_time": iso_time(record.time_ns + max(int(told.duration * 1e9), 0)),
-        "metadata": {name: value for name, value in metadata.items() if value or isinstance(value, int)},
-        "tags": list(dict.fromkeys(tag[:_TAG] for tag in tags if tag)),
+        "metadata": {name: value for name, value in metadata.items() if value or value == 0},
+        "tags": list(dict.fromkeys([tag[:_TAG] for tag in tags if tag])),
         "source": "sdk",
     }
     if life.deployment.environment:
@@ -276,6 +280,14 @@ def _thread(name: str, record: PredictionRecord, item: dict[str, Any]) -> str:
 def _error(kind: str, message: str) -> dict[str, Any]:
     # Opik asks for a traceback, and a record has none.
     return {"exception_type": kind, "message": message, "traceback": f"{kind}: {message}" if message else kind}
+
+
+def _sources(provenance: FeatureProvenance) -> dict[str, Any]:
+    """Where the features came from, and of when they are."""
+    found: dict[str, Any] = msgspec.to_builtins(provenance)
+    for view in found.get("views", {}).values():
+        view["event_times"] = [iso_time(time_ns) if time_ns else None for time_ns in view.pop("event_ns", ())]
+    return found
 
 
 def _kept_in_trail(entry: Entry, prediction_id: str) -> dict[str, Any]:

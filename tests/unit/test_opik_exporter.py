@@ -21,6 +21,7 @@ from e2i_serving.record import (
     Constant,
     Deployment,
     Entry,
+    FeatureProvenance,
     LateResult,
     Life,
     Matrix,
@@ -30,6 +31,7 @@ from e2i_serving.record import (
     PredictionRecord,
     StreamEnd,
     Values,
+    ViewReading,
 )
 from e2i_serving.testing import Fault, OpikReceiver
 
@@ -125,6 +127,19 @@ def test_a_prediction_is_a_trace_of_its_own_id(opik, export):
     assert trace["metadata"]["model_version"] == "v1"
     assert trace["metadata"]["entity"] == {"customer": "c0"}
     assert "error_info" not in trace
+
+
+def test_a_trace_says_where_its_features_came_from(opik, export):
+    """The store, its service, what each view gave, and of when that is."""
+    reading = ViewReading({"hit": 2}, ("hit",), (START_NS,))
+    provenance = FeatureProvenance("feast", "churn", "ab" * 32, ("orders:count",), 0.01, {"orders": reading})
+    export(prediction(feature_provenance=provenance))
+    (trace,) = opik.traces.values()
+    told = trace["metadata"]["feature_provenance"]
+    assert (told["store"], told["service"], told["registry"]) == ("feast", "churn", "ab" * 32)
+    assert told["views"]["orders"] == {
+        "outcomes": {"hit": 2}, "statuses": ["hit"], "event_times": ["2026-09-21T14:13:20.123456Z"]
+    }  # fmt: skip
 
 
 def test_what_failed_says_why(opik, export):

@@ -118,16 +118,23 @@ class Bench:
             self._body(name).write_text(json.dumps(body), encoding="utf-8")
 
     @contextmanager
-    def serve(self, variant: str) -> Iterator[Server]:
-        """Serve a variant; its workers are stopped and its relay is waited for afterwards."""
-        data_dir = self._directory / "data" / variant
+    def serve(self, variant: str, name: str = "", settings: Mapping[str, str] | None = None) -> Iterator[Server]:
+        """Serve a variant; its workers are stopped and its relay is waited for afterwards.
+
+        Args:
+            variant: Its name.
+            name: What to tell it from others of its kind by.
+            settings: Variables that it gets besides.
+        """
+        name = name or variant
+        data_dir = self._directory / "data" / name
         data_dir.mkdir(parents=True)
         port = _free_port()
         command = [sys.executable, "-m", "bentoml", "serve", VARIANTS[variant], "--working-dir", HERE / "services"]
-        with (self._directory / f"{variant.replace('/', '')}.log").open("wb") as log:
+        with (self._directory / f"{name.replace('/', '')}.log").open("wb") as log:
             process = subprocess.Popen(
                 [*command, "--host", "127.0.0.1", "--port", str(port)],
-                env={**self._environment, "E2I_SERVING_DATA_DIR": str(data_dir)},
+                env={**self._environment, "E2I_SERVING_DATA_DIR": str(data_dir), **(settings or {})},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -137,7 +144,7 @@ class Bench:
             yield Server(variant, port, process, data_dir, self._body(variant))
         finally:
             _stop(process)
-            _await(lambda: RelayLock(data_dir).holder() is None, DRAIN_SECONDS, "the relay has ended")
+            await_true(lambda: RelayLock(data_dir).holder() is None, DRAIN_SECONDS, "the relay has ended")
 
     def leg(self, server: Server, connections: int) -> Leg:
         """Put load on one server, and charge it with all that it does until every record is stored."""
@@ -146,7 +153,7 @@ class Bench:
         with measure(roots, instructions=self._instructions) as cost:
             found = self.load(server, self._requests, connections)
             if not server.is_bare:
-                _await(server.drained, DRAIN_SECONDS, f"the relay of {server.variant!r} has stored all")
+                await_true(server.drained, DRAIN_SECONDS, f"the relay of {server.variant!r} has stored all")
         latencies = found["latencies"]
         leg = {
             "CPU": cost.cpu / self._requests,
@@ -185,7 +192,7 @@ def run(bench: Bench, rounds: int, concurrency: Sequence[int]) -> dict[int, dict
         status.update("Starting the servers")
         servers = [stack.enter_context(bench.serve(variant)) for variant in VARIANTS]
         for server in servers:
-            _await(server.ready, START_SECONDS, f"{server.variant!r} is ready")
+            await_true(server.ready, START_SECONDS, f"{server.variant!r} is ready")
         for server in servers:
             bench.load(server, WARM_UP_REQUESTS, max(concurrency))
         for turn in range(rounds):
@@ -262,7 +269,12 @@ def _free_port() -> int:
     return port
 
 
-def _await(condition: Callable[[], bool], seconds: float, what: str) -> None:
+def await_true(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Wait until something is so.
+
+    Raises:
+        RuntimeError: It did not become so in time.
+    """
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

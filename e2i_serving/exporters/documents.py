@@ -116,6 +116,8 @@ def items_of(life: Life, record: PredictionRecord) -> list[dict[str, Any]]:
         parts.append(("input", spread(record.inputs, items, "features", names)))
     if record.outputs:
         parts.append(("output", spread(record.outputs, items, "probabilities", classes)))
+    if items == 1:
+        return [{part: values[0] for part, values in parts}]
     return [{part: values[index] for part, values in parts} for index in range(items)]
 
 
@@ -130,17 +132,22 @@ def spread(
         named: The column whose second axis has names, where it brings none itself.
         names: These names.
     """
-    found = {name: _values(column, items, names if name == named else ()) for name, column in columns.items()}
-    fitting = [(name, values) for name, values in found.items() if values is not None]
+    fitting = [
+        (name, values)
+        for name, column in columns.items()
+        if (values := _values(column, items, names if name == named else ())) is not None
+    ]
+    if items == 1:
+        return [{name: values[0] for name, values in fitting}]
     return [{name: values[index] for name, values in fitting} for index in range(items)]
 
 
 def _values(column: Column, items: int, names: tuple[str, ...]) -> list[Any] | None:
     """One plain value an item; ``None`` when the column does not say as many."""
-    if isinstance(column, Constant):
-        return [column.value] * items
     if isinstance(column, Values):
         return column.values if len(column.values) == items else None
+    if isinstance(column, Constant):
+        return [column.value] * items
     shape = column.shape
     if shape and shape[0] != items:
         return None

@@ -181,6 +181,8 @@ class OpikExporter:
         return self._sampling_errors and outcome not in (Outcome.OK, Outcome.INTERRUPTED)
 
     def _is_sampled(self, prediction_id: str) -> bool:
+        if self._sampled_below >> _SAMPLED_BITS:
+            return True
         # By the id alone, which events have as well. The end of a UUIDv7 is random.
         try:
             return int(prediction_id[-12:], 16) < self._sampled_below

@@ -210,8 +210,9 @@ def _whole(entry: Entry, record: PredictionRecord, end: StreamEnd | None, style:
     outcome = told.outcome
     model, version = record.model or life.model.name, record.model_version or life.model.version
     provenance = record.feature_provenance
+    outcome_name = outcome.value
     metadata: dict[str, Any] = {
-        "outcome": outcome.value,
+        "outcome": outcome_name,
         "status": told.status or record.status,
         "items": record.items,
         "model": model,
@@ -232,7 +233,8 @@ def _whole(entry: Entry, record: PredictionRecord, end: StreamEnd | None, style:
         "release": life.release,
         **where(life),
     }
-    tags = (life.service, model, life.deployment.environment, life.deployment.arm, outcome.value)
+    place = life.deployment
+    tags = (life.service, model, place.environment, place.arm, outcome_name)
     trace: dict[str, Any] = {
         "id": record.prediction_id,
         "project_name": style.project_of(entry),
@@ -240,13 +242,13 @@ def _whole(entry: Entry, record: PredictionRecord, end: StreamEnd | None, style:
         "start_time": iso_time(record.time_ns),
         "end_time": iso_time(record.time_ns + max(int(told.duration * 1e9), 0)),
         "metadata": {name: value for name, value in metadata.items() if value or value == 0},
-        "tags": list(dict.fromkeys([tag[:_TAG] for tag in tags if tag])),
+        "tags": [tag[:_TAG] for tag in dict.fromkeys(tags) if tag],
         "source": "sdk",
     }
-    if life.deployment.environment:
-        trace["environment"] = life.deployment.environment
+    if place.environment:
+        trace["environment"] = place.environment
     if outcome not in _ENDED_WELL:
-        trace["error_info"] = _error(told.error_type or outcome.value, told.error_message)
+        trace["error_info"] = _error(told.error_type or outcome_name, told.error_message)
     return trace
 
 

@@ -1,8 +1,8 @@
 """What exporting costs: CPU a trace against a loop written by hand, and what a served model notices of it.
 
 The loop by hand makes the same object of a prediction's plain values, encodes it, compresses it, and posts it with
-httpx. A receiver takes what is sent in a process of its own. The served model is measured without an exporter (twice, as a
-control), with a receiver that answers, and with one that never does.
+httpx. A receiver takes what is sent in a process of its own. The served model is measured without an exporter (twice,
+as a control), with a receiver that answers, and with one that never does.
 """
 
 from __future__ import annotations

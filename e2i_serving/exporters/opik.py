@@ -9,6 +9,7 @@ from typing import Any, Final
 from e2i_serving.exporters.documents import as_json
 from e2i_serving.exporters.opik_traces import (
     PARENT_TRACE,
+    LifeFacts,
     TraceStyle,
     child_span,
     ending,
@@ -143,14 +144,18 @@ class OpikExporter:
     def _traces(
         self, records: Iterable[tuple[Entry, PredictionRecord]], ends: dict[str, StreamEnd]
     ) -> Iterable[dict[str, Any]]:
+        facts: LifeFacts | None = None
         for entry, record in records:
-            yield from traces_of(entry, record, ends.get(record.prediction_id), self._style)
+            if facts is None or facts.life is not entry.life:
+                facts = LifeFacts(entry.life, self._style)
+            yield from traces_of(entry, record, ends.get(record.prediction_id), self._style, facts)
 
     def _all_spans(
         self, records: Iterable[tuple[Entry, PredictionRecord]], ends: dict[str, StreamEnd]
     ) -> Iterable[dict[str, Any]]:
         for entry, record in records:
-            trace = traces_of(entry, record, ends.get(record.prediction_id), self._style)[0]
+            facts = LifeFacts(entry.life, self._style)
+            trace = traces_of(entry, record, ends.get(record.prediction_id), self._style, facts)[0]
             if self._spans:
                 yield from phase_spans(trace, record)
             if (child := child_span(trace, record)) is not None:

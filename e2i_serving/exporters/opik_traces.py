@@ -12,7 +12,16 @@ import msgspec
 
 from e2i_serving.exceptions import RefusedError
 from e2i_serving.exporters.documents import iso_time, items_of, spread, where
-from e2i_serving.record import Entry, FeatureProvenance, LateResult, Outcome, OutcomeEvent, PredictionRecord, StreamEnd
+from e2i_serving.record import (
+    Entry,
+    FeatureProvenance,
+    LateResult,
+    Life,
+    Outcome,
+    OutcomeEvent,
+    PredictionRecord,
+    StreamEnd,
+)
 
 PARENT_TRACE: Final = "opik_trace_id"
 """The header, and the attribute of a record, with the trace of a caller whose child the prediction is."""
@@ -43,9 +52,28 @@ class TraceStyle:
     thread: str = ""
     payload_bytes: int = 1024 * 1024
 
-    def project_of(self, entry: Entry) -> str:
-        """The project of an entry's traces."""
-        return self.project or entry.life.service or "e2i-serving"
+    def project_of(self, life: Life) -> str:
+        """The project of a life's traces."""
+        return self.project or life.service or "e2i-serving"
+
+
+class LifeFacts:
+    """What all traces of a life have in common.
+
+    Args:
+        life: The life.
+        style: How traces are made.
+    """
+
+    __slots__ = ("life", "metadata", "project", "shared")
+
+    def __init__(self, life: Life, style: TraceStyle) -> None:
+        place = life.deployment
+        self.life = life
+        self.project = style.project_of(life)
+        known = {"service": life.service, "release": life.release, **where(life)}
+        self.metadata = {name: value for name, value in known.items() if value}
+        self.shared = {"environment": place.environment} if place.environment else {}
 
 
 def derived_id(prediction_id: str, part: str) -> str:
@@ -65,7 +93,9 @@ def item_trace_id(prediction_id: str, index: int) -> str:
     return derived_id(prediction_id, f"item/{index}") if index > 0 else prediction_id
 
 
-def traces_of(entry: Entry, record: PredictionRecord, end: StreamEnd | None, style: TraceStyle) -> list[dict[str, Any]]:
+def traces_of(
+    entry: Entry, record: PredictionRecord, end: StreamEnd | None, style: TraceStyle, facts: LifeFacts
+) -> list[dict[str, Any]]:
     """The traces of a prediction.
 
     Args:
@@ -73,11 +103,12 @@ def traces_of(entry: Entry, record: PredictionRecord, end: StreamEnd | None, sty
         record: The prediction.
         end: How its answer ended, if it is known by now.
         style: How they are made.
+        facts: What the traces of its life have in common.
 
     Raises:
         RefusedError: It can't be made into traces.
     """
-    trace = _whole(entry, record, end, style)
+    trace = _whole(record, end, facts)
     if entry.size > style.payload_bytes:
         trace["input"] = _kept_in_trail(entry, record.prediction_id)
         return [trace]
@@ -136,7 +167,7 @@ def late_spans(entry: Entry, late: LateResult, style: TraceStyle) -> Iterator[di
     """
     started_ns = _started_ns(late.prediction_id)
     span: dict[str, Any] = {
-        "project_name": style.project_of(entry),
+        "project_name": style.project_of(entry.life),
         "name": "late result",
         "type": "general",
         "start_time": iso_time(started_ns),
@@ -164,7 +195,7 @@ def ending(entry: Entry, end: StreamEnd, style: TraceStyle) -> dict[str, Any]:
     """
     started_ns = _started_ns(end.prediction_id)
     update: dict[str, Any] = {
-        "project_name": style.project_of(entry),
+        "project_name": style.project_of(entry.life),
         "end_time": iso_time(started_ns + int(end.duration * 1e9)),
         "tags_to_add": [end.outcome.value],
     }
@@ -186,7 +217,7 @@ def feedback_score(entry: Entry, outcome: OutcomeEvent, style: TraceStyle) -> di
     is_named = style.per == "item" or outcome.item_index < 0
     score: dict[str, Any] = {
         "id": item_trace_id(outcome.prediction_id, outcome.item_index if style.per == "item" else 0),
-        "project_name": style.project_of(entry),
+        "project_name": style.project_of(entry.life),
         "name": outcome.name if is_named else f"{outcome.name}[{outcome.item_index}]",
         "source": "sdk",
     }
@@ -203,9 +234,9 @@ def feedback_score(entry: Entry, outcome: OutcomeEvent, style: TraceStyle) -> di
     return {**score, "reason": reason} if reason else score
 
 
-def _whole(entry: Entry, record: PredictionRecord, end: StreamEnd | None, style: TraceStyle) -> dict[str, Any]:
+def _whole(record: PredictionRecord, end: StreamEnd | None, facts: LifeFacts) -> dict[str, Any]:
     """A trace without inputs and outputs."""
-    life = entry.life
+    life = facts.life
     told = end or record
     outcome = told.outcome
     model, version = record.model or life.model.name, record.model_version or life.model.version
@@ -218,7 +249,6 @@ def _whole(entry: Entry, record: PredictionRecord, end: StreamEnd | None, style:
         "model": model,
         "model_version": version,
         "task": record.task or life.model.task,
-        "service": life.service,
         "request_id": record.request_id,
         "parent_request_id": record.parent_request_id,
         "trace_id": record.trace_id,
@@ -230,23 +260,20 @@ def _whole(entry: Entry, record: PredictionRecord, end: StreamEnd | None, style:
         "redactions": record.redactions,
         "principal": record.principal,
         "sampling_fraction": record.sampling_fraction,
-        "release": life.release,
-        **where(life),
     }
     place = life.deployment
     tags = (life.service, model, place.environment, place.arm, outcome_name)
     trace: dict[str, Any] = {
         "id": record.prediction_id,
-        "project_name": style.project_of(entry),
+        "project_name": facts.project,
         "name": record.endpoint or "predict",
         "start_time": iso_time(record.time_ns),
         "end_time": iso_time(record.time_ns + max(int(told.duration * 1e9), 0)),
-        "metadata": {name: value for name, value in metadata.items() if value or value == 0},
+        "metadata": {name: value for name, value in metadata.items() if value or value == 0} | facts.metadata,
         "tags": [tag[:_TAG] for tag in dict.fromkeys(tags) if tag],
         "source": "sdk",
+        **facts.shared,
     }
-    if place.environment:
-        trace["environment"] = place.environment
     if outcome not in _ENDED_WELL:
         trace["error_info"] = _error(told.error_type or outcome_name, told.error_message)
     return trace

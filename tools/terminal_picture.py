@@ -1,6 +1,6 @@
 """Draw what commands print on a terminal, as an SVG: for the README, of what `make demo` left in .demo.
 
-    make demo && .venv/bin/python tools/terminal_picture.py docs/images/terminal.svg
+make demo && .venv/bin/python tools/terminal_picture.py docs/images/terminal.svg
 """
 
 from __future__ import annotations

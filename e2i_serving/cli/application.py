@@ -93,6 +93,19 @@ app.command()(doctor)
 app.command()(stats)
 app.command()(score)
 
+EXIT_CODES = "Exit codes: 0, done; 1, the answer is no; 2, it could not be done, and one line says what to do."
+
+
+def _end_help_with_exit_codes(group: typer.Typer) -> None:
+    for command in group.registered_commands:
+        command.epilog = EXIT_CODES
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            _end_help_with_exit_codes(inner.typer_instance)
+
+
+_end_help_with_exit_codes(app)
+
 
 def main() -> None:
     """Run the command line."""

@@ -9,6 +9,7 @@ import typer
 
 from e2i_serving.cli.books import DataDir
 from e2i_serving.cli.printing import TableOrJson, iso_time, print_error, print_json_lines, show, table, text
+from e2i_serving.cli.progress import progress
 from e2i_serving.exceptions import ConfigurationError
 
 dead_letters_app = typer.Typer(
@@ -97,7 +98,9 @@ def retry_dead_letters(
             raise ConfigurationError(f"There is no dead letter {', '.join(map(str, unknown))}.")
         asked = set(number or known)
         ledger.dead_letters.request(sorted(asked))
-        if RelayLock(folder).holder() is not None or not run_relay(settings, folder, once=True):
+        with progress("Delivering", counted=False):
+            is_delivered = RelayLock(folder).holder() is None and run_relay(settings, folder, once=True)
+        if not is_delivered:
             show(text(f"{len(asked)} asked for. The relay that runs delivers them within seconds."))
             return
         refused = asked & {letter.id for letter in ledger.dead_letters.list()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +16,7 @@ from e2i_serving.cli.printing import (
     table,
     text,
 )
+from e2i_serving.cli.progress import progress
 
 if TYPE_CHECKING:
     from e2i_serving.evidence.report import Problem, Report
@@ -79,8 +78,8 @@ def verify(
     place = find_place(data_dir, url)
     folders = [folder.expanduser().absolute() for folder in checkpoints or ()] or checkpoint_dirs(place)
     history = read_signed_history(folders, public_key or ())
-    with _progress(enabled=output is TableOrJson.TABLE) as advance:
-        report = verify_trail(place.url, history, processes=processes, progress=advance)
+    with progress("Verifying", enabled=output is TableOrJson.TABLE) as meter:
+        report = verify_trail(place.url, history, processes=processes, progress=meter.reach)
     for problem in verify_stored_holds(place.url, history.holds):
         report.note(problem)
     report.trim()
@@ -118,7 +117,8 @@ def erase(
     entity = entity_as_stored(place.settings, entity)
     if not (dry_run or yes):
         typer.confirm(f"Erase what the trail holds about {entity}? It can't be brought back.", abort=True, err=True)
-    done = erase_subject(place.settings, place.data_dir, place.url, entity, dry_run=dry_run)
+    with progress("Erasing", counted=False):
+        done = erase_subject(place.settings, place.data_dir, place.url, entity, dry_run=dry_run)
     if output is TableOrJson.JSON:
         names = ("erasure_id", "rows", "frames", "dead_letters", "payload_files", "elsewhere")
         held = [hold.hold_id for hold in done.held_by]
@@ -163,8 +163,8 @@ def purge(
     place = find_place(data_dir, url)
     until = cutoffs(place.settings, older_than, retention_class)
     log = None if dry_run else open_log(place.settings, place.data_dir)
-    with SqlMaintenance(place.url) as store:
-        done = purge_store(place.settings, place.data_dir, store, log, until)
+    with SqlMaintenance(place.url) as store, progress("Purging") as meter:
+        done = purge_store(place.settings, place.data_dir, store, log, until, progress=meter.advance)
     if output is TableOrJson.JSON:
         names = ("rows", "held", "payload_files", "purge_ids")
         print_json_lines([{**{name: getattr(done, name) for name in names}, "dry_run": dry_run}])
@@ -192,22 +192,6 @@ def find_place(data_dir: Path | None, url: str | None) -> Place:
     place = locate(url)
     changed = place.settings.model_copy(update={"data_dir": folder, "audit_url": place.url})
     return place._replace(data_dir=folder, settings=changed, is_reader_s_own=False)
-
-
-@contextmanager
-def _progress(*, enabled: bool) -> Iterator[Any]:
-    """A progress bar on a terminal; nothing elsewhere."""
-    from rich.console import Console  # noqa: PLC0415  # keeps --help fast
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-
-    console = Console(stderr=True)
-    if not (enabled and console.is_terminal):
-        yield None
-        return
-    columns = (TextColumn("Verifying"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task("rows")
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def _show_report(report: Report) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from e2i_serving.cli.printing import TableOrJson, print_json_lines, show, table, text
+from e2i_serving.cli.progress import progress
 
 keys_app = typer.Typer(
     name="keys",
@@ -89,7 +90,8 @@ def reencrypt_files(
 
     settings, folder = settings_beside(data_dir)
     cipher = FileCipher(_key_file(file or settings.encryption_key_file))
-    done = reencrypt(folder, cipher)
+    with progress("Encrypting") as meter:
+        done = reencrypt(folder, cipher, progress=meter.advance)
     show(
         text(
             f"Encrypted again with key {cipher.key_id}: {done.payload_files} payload files, "

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from e2i_serving.cli.audit import DataDir, Url, condition, one_of, open_trail
 from e2i_serving.cli.printing import TableOrJson, print_error, print_json_lines, show
+from e2i_serving.cli.progress import progress
 
 if TYPE_CHECKING:
     from e2i_serving.outcomes import GivenOutcome, Line
@@ -98,9 +99,12 @@ def import_outcomes(
     from e2i_serving.runtime.questions import time_ns_of  # noqa: PLC0415  # likewise
 
     problems = new = known = 0
-    with _recorder(data_dir, url, allow_unknown=allow_unknown) as recorder:
-        lines = _with_progress(read_outcomes(file, time_ns_of), count_lines(file))
-        for number, recorded in _recorded(recorder, lines):
+    with (
+        _recorder(data_dir, url, allow_unknown=allow_unknown) as recorder,
+        progress("Recording", total=count_lines(file)) as meter,
+    ):
+        for number, recorded in _recorded(recorder, read_outcomes(file, time_ns_of)):
+            meter.advance()
             new += recorded.is_new
             known += bool(recorded.outcome_id) and not recorded.is_new
             if recorded.problem:
@@ -183,15 +187,6 @@ def _recorded(recorder: OutcomeRecorder, lines: Iterable[Line]) -> Iterator[tupl
             yield refused.pop(0)
         yield numbers[place], recorded
     yield from refused
-
-
-def _with_progress(lines: Iterable[Any], total: int | None) -> Iterator[Any]:
-    """Lines as they are read; on a terminal, with a bar on standard error."""
-    from rich.console import Console  # noqa: PLC0415  # keeps --help fast
-    from rich.progress import track  # noqa: PLC0415  # likewise
-
-    error = Console(stderr=True)
-    return iter(track(lines, "Recording", total=total, console=error, transient=True, disable=not error.is_terminal))
 
 
 def _where(*, is_stored: bool) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from e2i_serving.cli.audit import DataDir, Url, condition, open_trail
-from e2i_serving.cli.printing import TableOrJson, as_json, console, print_error, print_json_lines, show, table, text
+from e2i_serving.cli.printing import TableOrJson, as_json, print_error, print_json_lines, show, table, text
+from e2i_serving.cli.progress import progress
 
 if TYPE_CHECKING:
     from e2i_serving.services.replay import ReplayReport
@@ -63,7 +62,7 @@ def replay(
     from e2i_serving.services.replay import replay as run_replay  # noqa: PLC0415  # likewise
 
     service = load_service(target, working_dir)
-    with open_trail(data_dir, url, "audit replay") as trail, _progress() as advance:
+    with open_trail(data_dir, url, "audit replay") as trail, progress("Replaying") as meter:
         conditions: dict[str, Any] = {
             "model": model,
             "model_version": version,
@@ -77,7 +76,7 @@ def replay(
             else trail.query(limit=limit, **{name: value for name, value in conditions.items() if value is not None})
         )
         report = run_replay(
-            service, rows, against=against, tolerance=tolerance, allow_code=allow_code, progress=advance
+            service, rows, against=against, tolerance=tolerance, allow_code=allow_code, progress=meter.advance
         )
     if output is TableOrJson.JSON:
         print_json_lines([_as_object(report)])
@@ -88,17 +87,6 @@ def replay(
         raise typer.Exit(2)
     if report.changed and not against:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _progress() -> Iterator[Any]:
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  # slow
-
-    columns = (TextColumn("Replaying"), MofNCompleteColumn(), TimeElapsedColumn())
-    output = console()
-    with Progress(*columns, console=output, transient=True, disable=not output.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda: progress.advance(task)
 
 
 def _as_object(report: ReplayReport) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from e2i_serving.cli.printing import console
+from e2i_serving.cli.progress import progress
 
 
 def score(
@@ -35,23 +35,11 @@ def score(
       e2i-serving score service:Churn --input data.parquet --output out.parquet
       e2i-serving score service:Churn --input customers.csv --output out.csv --entity customer
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
-    from rich.progress import MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415  # slow
-
     from e2i_serving.runtime.checks import load_service  # noqa: PLC0415  # imports BentoML
     from e2i_serving.services.scoring import score as run  # noqa: PLC0415  # likewise
 
     service = load_service(target, working_dir)
-    screen = console()
-    columns = (TextColumn("Scoring"), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-        done = run(
-            service,
-            source,
-            output,
-            entities=entity or (),
-            chunk=chunk,
-            progress=lambda rows: progress.advance(task, rows),
-        )
+    with progress("Scoring") as meter:
+        done = run(service, source, output, entities=entity or (), chunk=chunk, progress=meter.advance)
     before = f", {done.resumed} of them by an earlier run" if done.resumed else ""
     typer.echo(f"Scored {done.rows} rows{before}. The run is {done.run}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -106,6 +106,8 @@ def purge(
     store: SqlMaintenance,
     log: EvidenceLog | None,
     until: Mapping[str | None, int],
+    *,
+    progress: Callable[[int], None] | None = None,
 ) -> Purge:
     """Purge a store, some predictions a transaction.
 
@@ -115,13 +117,14 @@ def purge(
         store: The store.
         log: Where each transaction is signed before it is committed; ``None`` to count only.
         until: As ``cutoffs`` gives it.
+        progress: Told how many more predictions were purged, after each transaction.
 
     Raises:
         StoreError: The store refused; what was purged before stays so.
         EvidenceError: The signed entry can't be written.
     """
     done = Purge()
-    work = _Purging(done, log)
+    work = _Purging(done, log, progress)
     for name, before_ns in until.items():
         if name != ACCESSES:
             where, parameters = _expired(name, before_ns, settings.retention_class)
@@ -141,10 +144,11 @@ class _Purging:
         payloads: Digests of payload files that rows no longer refer to.
     """
 
-    def __init__(self, done: Purge, log: EvidenceLog | None) -> None:
+    def __init__(self, done: Purge, log: EvidenceLog | None, progress: Callable[[int], None] | None) -> None:
         self.payloads: list[str] = []
         self._done = done
         self._log = log
+        self._progress = progress
 
     def predictions(self, store: SqlMaintenance, where: str, parameters: Sequence[Any], what: str) -> None:
         """Purge predictions that meet a condition, with all that is about them, unless a hold covers them."""
@@ -184,6 +188,8 @@ class _Purging:
             self._sign(change, rows, counts, what)
         self.payloads += [row[4] for row in found if row[4] is not None]
         self._done.rows.update(counts)
+        if self._progress is not None:
+            self._progress(len(found))
         return len(found) == BATCH
 
     def others(self, store: SqlMaintenance, before_ns: int, what: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,10 +24,15 @@ class Reencrypted(NamedTuple):
     dead_letters: int
 
 
-def reencrypt(data_dir: Path, cipher: Cipher) -> Reencrypted:
+def reencrypt(data_dir: Path, cipher: Cipher, *, progress: Callable[[], None] | None = None) -> Reencrypted:
     """Encrypt the payload files and dead letters of a data directory with the cipher's key.
 
     Each is replaced as a whole, so that it may be broken off and begun again, and a relay may run meanwhile.
+
+    Args:
+        data_dir: The data directory.
+        cipher: Its key is the one that encrypts now.
+        progress: Called after each payload file and each dead letter that was looked at.
 
     Raises:
         ConfigurationError: The data directory is none, or can't be read and written.
@@ -37,10 +42,16 @@ def reencrypt(data_dir: Path, cipher: Cipher) -> Reencrypted:
     if not data_dir.is_dir():
         raise ConfigurationError(f"{data_dir} is no data directory.")
     try:
-        files = sum(_file(path, cipher) for path in _payload_files(data_dir))
-        return Reencrypted(files, _dead_letters(data_dir / LEDGER_NAME, cipher))
+        files = sum(_told(progress, _file(path, cipher)) for path in _payload_files(data_dir))
+        return Reencrypted(files, _dead_letters(data_dir / LEDGER_NAME, cipher, progress))
     except (OSError, sqlite3.Error) as error:
         raise ConfigurationError(f"{data_dir} can't be read or written: {error}.") from error
+
+
+def _told(progress: Callable[[], None] | None, is_done: int) -> int:
+    if progress is not None:
+        progress()
+    return is_done
 
 
 def _payload_files(data_dir: Path) -> Iterator[Path]:
@@ -64,7 +75,7 @@ def _file(path: Path, cipher: Cipher) -> bool:
     return True
 
 
-def _dead_letters(ledger: Path, cipher: Cipher) -> int:
+def _dead_letters(ledger: Path, cipher: Cipher, progress: Callable[[], None] | None) -> int:
     if not ledger.exists():
         return 0
     with closing(sqlite3.connect(ledger, isolation_level=None, timeout=_WAIT_SECONDS)) as connection:
@@ -74,7 +85,7 @@ def _dead_letters(ledger: Path, cipher: Cipher) -> int:
         older = connection.execute(
             "SELECT id FROM dead_letters WHERE coalesce(key_id, 0) != ? AND length(payload) > 0", (cipher.key_id,)
         ).fetchall()
-        done = sum(_dead_letter(connection, letter, cipher) for (letter,) in older)
+        done = sum(_told(progress, _dead_letter(connection, letter, cipher)) for (letter,) in older)
         if done:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     return done

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import runpy
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 import typer.main
@@ -166,3 +168,25 @@ def test_files_speak_of_no_machine() -> None:
             if any(registry in line for registry in REGISTRIES) or HOME.search(line):
                 found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}")
     assert found == []
+
+
+def test_terminal_picture_shows_what_was_printed(tmp_path: Path) -> None:
+    """Colours and all, without what is left out, and without anything that is fetched when it is looked at."""
+    tool = runpy.run_path(str(ROOT / "tools" / "terminal_picture.py"))
+    (tmp_path / "printed").write_text("Identity\n  \033[32mname\033[0m one\nRecord\n  life two\nItem\n  effect three\n")
+    svg = tool["picture"]([f"cat {tmp_path}/printed"], dict(os.environ))
+    shown = "".join(ET.fromstring(svg).itertext()).replace("\xa0", " ")
+    assert "name one" in shown
+    assert "effect three" in shown
+    assert "life" not in shown
+    assert "url(http" not in svg
+    assert "@font-face" not in svg
+
+
+def test_readme_has_a_picture_of_what_there_is() -> None:
+    """It shows the books with the headings that they have now."""
+    picture = ET.parse(DOCS / "images" / "terminal.svg").getroot()
+    shown = "".join(picture.itertext()).replace("\xa0", " ")
+    for heading in ("OBSERVED", "ACCEPTED", "DEAD-LETTERED", "BALANCED", "model_digest", "effect-above-threshold"):
+        assert heading in shown
+    assert "](docs/images/terminal.svg)" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -191,6 +191,14 @@ def test_exception_is_still_needed(prefix: str):
     assert any(each.startswith(prefix) for each in shown), f"No page shows e2i-serving {prefix} now."
 
 
+def test_the_first_prediction_takes_ten_commands():
+    """From a clone to an audited prediction of one's own model: ten commands are typed, and the README lists them."""
+    section = (ROOT / "README.md").read_text().partition("## The first audited prediction of your own model\n")[2]
+    typed = [line for line in section.partition("\n## ")[0].splitlines() if line.startswith("$ ")]
+    assert 5 < len(typed) <= 10
+    assert not [line for line in typed if "&&" in line or ";" in line], "one command a line"
+
+
 @pytest.mark.parametrize("block", blocks("yaml"), ids=str)
 def test_yaml_block_is_taken(block: Block, tmp_path):
     """Settings are settings, objectives are objectives, and a bento's description is one."""

@@ -100,7 +100,7 @@ class PredictionService:
         if cls.feature_dtype is object and "feature_dtype" in cls.__dict__:
             cls.predict = attrs.evolve(cls.predict, input_spec=MixedPredictionRequestBody)
         if cls.feature_service and "feature_service" in cls.__dict__:
-            cls.predict = attrs.evolve(cls.predict, input_spec=EntityPredictionRequestBody)
+            cls.predict = attrs.evolve(cls.predict, input_spec=EntityPredictionRequestBody.of_a_service())
         define(cls)
         instrument(cls)
         add_deployment_hook(cls)
@@ -287,6 +287,7 @@ class PredictionService:
             timeout=self.feature_timeout,
             cache_seconds=self.feature_cache_seconds,
         )
+        type(self).predict.input_spec.feature_service = store.service
         return FeatureRetrieval(store)
 
     @bentoml.on_shutdown

@@ -15,11 +15,12 @@ import msgspec
 import numpy as np
 from _bentoml_sdk.io_models import IODescriptor
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, create_model
 
 from e2i_serving.record import Column, Values
 from e2i_serving.runtime.plain import plain
 from e2i_serving.services.errors import invalid_request
+from e2i_serving.typing import FeatureService
 
 MAX_NAME = 64
 """How much of a key's name an error repeats."""
@@ -171,6 +172,8 @@ class EntityPredictionRequestBody(PredictionRequestBody):
         title="PredictionRequest", json_schema_extra={"example": {"entities": [{"customer": "c1"}]}}
     )
     body_decoder: ClassVar[Any] = msgspec.json.Decoder(_EntityBody)
+    feature_service: ClassVar[FeatureService | None] = None
+    """What is fetched, once the feature store is open."""
 
     instances: Any = Field(
         None,
@@ -182,6 +185,32 @@ class EntityPredictionRequestBody(PredictionRequestBody):
         None,
         description="Whom each instance is about: an object of the feature service's keys, or an id if it has one key.",
     )
+
+    @classmethod
+    def of_a_service(cls) -> type[EntityPredictionRequestBody]:
+        """A class of its own for one service, whose schema shows the keys of its entities."""
+        return create_model(cls.__name__, __base__=cls, __module__=cls.__module__, __doc__=cls.__doc__)
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **options: Any) -> dict[str, Any]:
+        """The schema, with the keys of entities as far as they are known."""
+        schema: dict[str, Any] = super().model_json_schema(*args, **options)
+        fetched = cls.feature_service
+        if fetched is None:
+            return schema
+        key = {"oneOf": [{"type": "string"}, {"type": "integer"}]}
+        schema["properties"]["entities"] |= {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": dict.fromkeys(fetched.entities, key),
+                "required": list(fetched.entities),
+            },
+        }
+        schema["example"] = {"entities": [dict.fromkeys(fetched.entities, "1")]}
+        if fetched.request_data:
+            schema["example"]["instances"] = [dict.fromkeys(fetched.request_data, 0)]
+        return schema
 
 
 setattr(PredictionRequestBody, "__root_input__", True)  # noqa: B010  # BentoML's mark of "the body is this object"

@@ -137,8 +137,26 @@ def test_retrievals_are_counted(churn) -> None:
 def test_the_schema_shows_entities(churn) -> None:
     """The documentation of the API says that entities are taken, and instances need not be given."""
     document = churn.request("GET", "/docs.json").body
-    schema = json.dumps(document)
-    assert "an object of the feature service's keys" in schema
+    (body,) = (
+        each for name, each in document["components"]["schemas"].items() if name.endswith("PredictionRequestBody")
+    )
+    entities = body["properties"]["entities"]
+    assert "an object of the feature service's keys" in entities["description"]
+    assert entities["items"]["required"] == ["customer"]
+    assert list(entities["items"]["properties"]) == ["customer"]
+    assert body["example"] == {"entities": [{"customer": "1"}]}
+    assert "PredictionRequest" not in other_schema()
+
+
+def other_schema() -> str:
+    """The schema of a service with other keys, which this one's did not change."""
+
+    @e2i_serving.service
+    class Other(e2i_serving.RegressionService):
+        feature_service = "churn_v1"
+        feature_store = STORE
+
+    return json.dumps(Other.inner.predict.input_spec.model_json_schema()["properties"]["entities"].get("items", ""))
 
 
 def test_a_half_declared_store_is_refused() -> None:

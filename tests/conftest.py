@@ -158,7 +158,7 @@ def serve(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Serve:
     """What serves a named service for the length of a with-block."""
 
     @contextmanager
-    def run(target: str, *, folder: Path = SERVICES, **settings: str) -> Iterator[Server]:
+    def run(target: str, *, folder: Path = SERVICES, patience: float = 60, **settings: str) -> Iterator[Server]:
         base = tmp_path_factory.mktemp("serve")
         data_dir, log = base / "data", base / "server.log"
         with socket.socket() as probe:
@@ -176,7 +176,7 @@ def serve(model_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Serve:
             process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
         server = Server(f"http://127.0.0.1:{port}", process, data_dir, log)
         try:
-            _await_ready(server)
+            _await_ready(server, patience)
             yield server
         except BaseException:
             sys.stderr.write(log.read_text(errors="replace")[-8000:])
@@ -195,8 +195,8 @@ def probe(serve: Serve) -> Iterator[Server]:
         yield server
 
 
-def _await_ready(server: Server) -> None:
-    end = time.monotonic() + 60
+def _await_ready(server: Server, patience: float) -> None:
+    end = time.monotonic() + patience
     while True:
         assert server.process.poll() is None, server.log.read_text(errors="replace")[-4000:]
         try:

@@ -277,10 +277,6 @@ def test_a_service_is_served_from_feast(repository) -> None:
         feature_timeout = 30.0
 
         def load(self) -> Any:
-            class Sum:
-                def predict(self, rows: Any) -> Any:
-                    return np.asarray(rows).sum(axis=1)
-
             return Sum()
 
     with ServiceHarness(Churn) as churn:
@@ -290,3 +286,36 @@ def test_a_service_is_served_from_feast(repository) -> None:
         refused = churn.predict(entities=[{"customer_id": 4}])
         assert refused.status == 422
         assert "usage:calls" in json.dumps(refused.body)
+
+
+def test_a_service_may_predict_without_its_store(tmp_path) -> None:
+    """Where the policy is a default, it takes the place of what a store that hangs does not give, and is on record."""
+    with redis_server(tmp_path) as redis:
+        (folder := tmp_path / "repository").mkdir()
+
+        @e2i_serving.service
+        class Churn(e2i_serving.RegressionService):
+            feature_names = ("calls", "minutes")
+            feature_service = "plain_v1"
+            feature_store = FeastFeatureStore(fill(Repository(folder, redis)).folder)
+            feature_policies = {"usage": FeaturePolicy(unavailable="default", defaults={"calls": 7, "minutes": 0.5})}
+            feature_timeout = 0.5
+
+            def load(self) -> Any:
+                return Sum()
+
+        with ServiceHarness(Churn) as churn:
+            assert churn.predict(entities=["1"]).body["predictions"] == [4.5]
+            redis.hang()
+            reply = churn.predict(entities=["1", "2"])
+            assert (reply.status, reply.body["predictions"]) == (200, [7.5, 7.5])
+            assert reply.record.feature_provenance.error_type == "timeout"
+            redis.go_on()
+            until(lambda: churn.predict(entities=["1"]).body["predictions"] == [4.5])
+
+
+class Sum:
+    """A model of no framework."""
+
+    def predict(self, rows: Any) -> Any:
+        return np.asarray(rows).sum(axis=1)

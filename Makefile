@@ -17,14 +17,15 @@ help:  ## Show this help
 demo: $(VENV)/.demo  ## Serve a model, ask it for predictions and show what was kept of them
 	$(BIN)/python examples/demo
 
+# pytest exits with 5 when it finds no test. Those with servers run one by one: each has several processes of its own.
 .PHONY: test
 test: $(VENV)/.test  ## Unit, contract and end-to-end tests, with coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest tests/unit tests/contract --numprocesses auto --dist worksteal $(PYTEST_ARGS) || test $$? -eq 5
+	$(BIN)/coverage run -m pytest tests/e2e $(PYTEST_ARGS) || test $$? -eq 5
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# pytest exits with 5 when it finds no test.
 .PHONY: test-integration
 test-integration: $(VENV)/.test  ## Tests against components from the system's packages
 	@mkdir -p tests/integration

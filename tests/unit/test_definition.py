@@ -40,7 +40,9 @@ def refusal(base: type = RegressionService, **body: Any) -> str:
 
 
 @pytest.mark.parametrize("base", [ClassificationService, RegressionService, CausalService])
-@pytest.mark.parametrize("value", [lambda self, request: 1, 5, "text", None, ["x"]], ids=repr)
+@pytest.mark.parametrize(
+    "value", [lambda self, request: 1, 5, "text", None, ["x"]], ids=["function", "5", "text", "None", "list"]
+)
 def test_an_api_that_lost_its_decorator_is_refused(base, value):
     """An override or an attribute in the place of an API method would make its route vanish."""
     said = refusal(base, predict=value)

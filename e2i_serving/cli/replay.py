@@ -78,6 +78,8 @@ def replay(
         report = run_replay(
             service, rows, against=against, tolerance=tolerance, allow_code=allow_code, progress=meter.advance
         )
+    if any_id is None and (sampled_out := round(report.sampled_out)):
+        report.left_out["sampled-out"] = sampled_out
     if output is TableOrJson.JSON:
         print_json_lines([_as_object(report)])
     else:

@@ -62,6 +62,7 @@ class ReplayReport:
         changed: How many of them came out otherwise.
         differences: The first of the values that did.
         left_out: How many predictions can't be replayed, by reason.
+        sampled_out: About how many like them have no record, by the fraction that sampling kept at their time.
         labels: Predictions replayed and changed, by label and value.
     """
 
@@ -69,6 +70,7 @@ class ReplayReport:
     changed: int = 0
     differences: list[Difference] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    sampled_out: float = 0.0
     labels: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     def add(self, row: Row, found: list[Difference]) -> None:
@@ -112,6 +114,7 @@ def replay(
     replayers: dict[str, Replayer | None] = {}
     digest = code_digest(inner)
     for row in rows:
+        report.sampled_out += 1 / (row["sampling_fraction"] or 1) - 1
         reason = obstacle(row)
         if not reason:
             if row["code_digest"] and row["code_digest"] != digest and not allow_code:

@@ -173,6 +173,10 @@ def test_the_command_says_what_differs(tmp_path, tag, monkeypatch) -> None:
     assert other.exit_code == 1
     assert "score" in other.stdout
     assert run("--tolerance", "0.01").exit_code == 0
+    with sqlite3.connect(data / "audit.db") as store:
+        store.execute("UPDATE predictions SET sampling_fraction = 0.25")
+    assert "3 sampled-out" in run("--tolerance", "0.01").stdout
+    assert "sampled-out" not in run(made).stdout
     (tmp_path / "replayed_service.py").write_text(SOURCE.format(tag=tag) + "# changed\n")
     refused = run(made)
     assert refused.exit_code == 2

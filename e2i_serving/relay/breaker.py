@@ -5,11 +5,14 @@ from __future__ import annotations
 import random
 import time
 from enum import StrEnum
+from typing import Final
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 30.0
 LONGEST_ASKED_SECONDS = 600.0
 """The longest pause that a destination may ask for: a clock that is wrong there must not stop us for a day."""
+
+_JITTER: Final = random.Random()  # noqa: S311  # no secret; its own, as programs seed the shared one
 
 
 class BreakerState(StrEnum):
@@ -46,7 +49,7 @@ class Breaker:
         """
         self.failures += 1
         longest = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2.0 ** min(self.failures - 1, 16))
-        pause = longest * random.uniform(0.5, 1.0)  # noqa: S311  # jitter, not a secret
+        pause = longest * _JITTER.uniform(0.5, 1.0)
         pause = max(pause, min(retry_after, LONGEST_ASKED_SECONDS))
         self._resume_at = time.monotonic() + pause
         return pause

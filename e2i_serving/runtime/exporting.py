@@ -16,7 +16,7 @@ from e2i_serving.redaction import redactor_of
 from e2i_serving.relay.addressing import Identities
 from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.relay.export_destination import ExportDestination
-from e2i_serving.settings import Settings, logs_variables, opik_variables
+from e2i_serving.settings import OPIK_CLOUD, Settings, logs_variables, opik_variables
 from e2i_serving.typing import Exporter
 
 _BY_PREDICTION: Final = frozenset({"opik"})
@@ -185,9 +185,15 @@ def _opik(settings: Settings) -> Exporter:
     from e2i_serving.exporters.opik_traces import TraceStyle  # noqa: PLC0415  # likewise
 
     said = opik_variables()
+    api_key = settings.opik_api_key.get_secret_value() or said.api_key
+    if opik_address(settings) == OPIK_CLOUD and not api_key:
+        raise ConfigurationError(
+            "opik_enabled sends to Opik Cloud, which takes nothing without a key. Set opik_api_key (OPIK_API_KEY), or "
+            "the address of another Opik, opik_url (OPIK_URL_OVERRIDE)."
+        )
     return OpikExporter(
-        settings.opik_url or said.url,
-        api_key=settings.opik_api_key.get_secret_value() or said.api_key,
+        opik_address(settings),
+        api_key=api_key,
         workspace=settings.opik_workspace or said.workspace,
         style=TraceStyle(
             settings.opik_project or said.project,

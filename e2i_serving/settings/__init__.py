@@ -14,6 +14,7 @@ from e2i_serving.settings.loading import (
     readers_dir,
 )
 from e2i_serving.settings.standards import (
+    OPIK_CLOUD,
     LogsVariables,
     MetricsVariables,
     OpikVariables,
@@ -29,6 +30,7 @@ from e2i_serving.settings.standards import (
 __all__ = [
     "CONFIG_FILE_NAME",
     "KEPT_NAME",
+    "OPIK_CLOUD",
     "LogsVariables",
     "MetricsVariables",
     "OpikVariables",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import httpx
 from _bentoml_sdk import Service
@@ -41,11 +41,15 @@ class Reply:
     record: PredictionRecord | None
 
 
+_UNEXPORTED: Final = {"opik_enabled": False, "jsonl_path": "", "webhook_url": "", "otlp_logs_enabled": False}
+"""What a service's own settings may ask for, and a test must not do: what it tries out would be taken for real."""
+
+
 class ServiceHarness:
     """A service as ``bentoml serve`` would run it, with one worker, in this process and without a port.
 
     Faults of the observability itself raise here, instead of being guarded. The data directory is a temporary
-    one, and the relay runs only when the trail is asked for.
+    one, and the relay runs only when the trail is asked for. Nothing is exported, unless ``observability`` asks for it.
 
     Args:
         service: A service made by ``@e2i_serving.service``.
@@ -84,7 +88,7 @@ class ServiceHarness:
     def _start(self, exits: ExitStack) -> None:
         folder = exits.enter_context(tempfile.TemporaryDirectory(prefix="e2i-serving-"))
         definition = definition_of(self._service.inner)
-        settings = {"data_dir": folder, "relay_enabled": False, "gc_freeze": False} | self._observability
+        settings = {"data_dir": folder, "relay_enabled": False, "gc_freeze": False} | _UNEXPORTED | self._observability
         self._service.inject_config()
         self._factory = ObservedAppFactory(
             self._service,

@@ -58,11 +58,15 @@ def replay(
       e2i-serving audit replay --model churn --since 1d --target service:Churn
       e2i-serving audit replay --model churn --since 7d --against churn:candidate --target service:Churn
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
-    from e2i_serving.runtime.checks import load_service  # noqa: PLC0415  # imports BentoML
+    from e2i_serving.runtime.checks import importable, load_service  # noqa: PLC0415  # imports BentoML
     from e2i_serving.services.replay import replay as run_replay  # noqa: PLC0415  # likewise
 
     service = load_service(target, working_dir)
-    with open_trail(data_dir, url, "audit replay") as trail, progress("Replaying") as meter:
+    with (
+        open_trail(data_dir, url, "audit replay") as trail,
+        importable(service.inner, working_dir),
+        progress("Replaying") as meter,
+    ):
         conditions: dict[str, Any] = {
             "model": model,
             "model_version": version,

@@ -35,11 +35,11 @@ def score(
       e2i-serving score service:Churn --input data.parquet --output out.parquet
       e2i-serving score service:Churn --input customers.csv --output out.csv --entity customer
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
-    from e2i_serving.runtime.checks import load_service  # noqa: PLC0415  # imports BentoML
+    from e2i_serving.runtime.checks import importable, load_service  # noqa: PLC0415  # imports BentoML
     from e2i_serving.services.scoring import score as run  # noqa: PLC0415  # likewise
 
     service = load_service(target, working_dir)
-    with progress("Scoring") as meter:
+    with importable(service.inner, working_dir), progress("Scoring") as meter:
         done = run(service, source, output, entities=entity or (), chunk=chunk, progress=meter.advance)
     before = f", {done.resumed} of them by an earlier run" if done.resumed else ""
     typer.echo(f"Scored {done.rows} rows{before}. The run is {done.run}.")

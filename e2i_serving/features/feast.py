@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
@@ -167,7 +168,7 @@ class FeastFeatureStore:
         on_demand = {view.name: view for view in self._store.list_on_demand_feature_views()}
         kinds = {view.name: view for view in self._store.list_batch_feature_views()}
         kinds |= {view.name: view for view in self._store.list_stream_feature_views()}
-        digest = hashlib.sha256(self._service.to_proto().spec.SerializeToString(deterministic=True))
+        digest = hashlib.sha256(_canonical(self._service))
         for projection in self._service.feature_view_projections:
             view = projection.name_to_use()
             computed = on_demand.get(projection.name)
@@ -175,10 +176,10 @@ class FeastFeatureStore:
                 definition = kinds[projection.name]
                 ttl = definition.ttl.total_seconds() if definition.ttl else 0.0
                 self._add_entities(definition, projection.join_key_map, entities)
-                digest.update(definition.to_proto().spec.SerializeToString(deterministic=True))
+                digest.update(_canonical(definition))
             else:
                 ttl = 0.0
-                digest.update(computed.to_proto().spec.SerializeToString(deterministic=True))
+                digest.update(_canonical(computed))
                 for source in computed.source_request_sources.values():
                     request_data |= dict.fromkeys(field.name for field in source.schema)
                 for source in computed.source_feature_view_projections.values():
@@ -230,6 +231,26 @@ def _reader(field: Any) -> Callable[[Any], Any]:
     """Reads a value of the type that a field is declared with; of any other, nothing."""
     kind = f"{field.dtype.to_value_type().name.lower()}_val"
     return operator.attrgetter(kind) if kind in _PLAIN else _no_value
+
+
+def _canonical(definition: Any) -> bytes:
+    """A definition as the same bytes in every process.
+
+    Feast keeps some of its lists in the order of a set, makes times of nested definitions anew when it reads them, and
+    has a function as a pickle beside its text, which is another one in each process.
+    """
+    from google.protobuf.json_format import MessageToDict  # noqa: PLC0415  # comes with Feast
+
+    return json.dumps(_sorted(MessageToDict(definition.to_proto().spec)), sort_keys=True).encode()
+
+
+def _sorted(value: Any) -> Any:
+    if isinstance(value, dict):
+        left_out = {"createdTimestamp", "lastUpdatedTimestamp"} | ({"body"} if "bodyText" in value else set())
+        return {name: _sorted(each) for name, each in value.items() if name not in left_out}
+    if isinstance(value, list):
+        return sorted((_sorted(each) for each in value), key=lambda each: json.dumps(each, sort_keys=True))
+    return value
 
 
 def _same(value: Any) -> Any:

@@ -19,6 +19,10 @@ from e2i_serving.typing import FeatureStore, OnlineFeatures
 logger = logging.getLogger("e2i_serving")
 
 
+_ALL_ITS_TIME = 0.9
+"""Part of the timeout after which a store that failed counts as one that hangs."""
+
+
 class Retrieved(NamedTuple):
     """What a request gets of a feature store.
 
@@ -79,6 +83,7 @@ class TimedFeatureStore:
         self._references = tuple(feature.reference for feature in features)
         self._cache = FeatureCache(cache_seconds, cache_entities) if cache_seconds else None
         self._is_well = False
+        self._ask_again_at = 0.0
         self._threads: FeatureThreads[OnlineFeatures] = FeatureThreads(threads, 16 * threads)
         self._closed = threading.Event()
         if refresh_seconds:
@@ -135,6 +140,20 @@ class TimedFeatureStore:
             raise FeatureError("The feature store can't be reached.", "unavailable") from error
 
     def _fetch(self, entity_rows: Sequence[Mapping[str, Any]]) -> OnlineFeatures:
+        # Requests wait behind each other, as a worker has few threads. If each of them waited for a store that hangs,
+        # the last one would wait for all; so after one that took all its time, the store is left alone for as long.
+        began = time.monotonic()
+        if began < self._ask_again_at:
+            raise FeatureError("The feature store did not answer in time shortly before.", "unavailable")
+        try:
+            return self._ask(entity_rows)
+        except Exception:
+            now = time.monotonic()
+            if now - began >= _ALL_ITS_TIME * self._timeout:
+                self._ask_again_at = now + self._timeout
+            raise
+
+    def _ask(self, entity_rows: Sequence[Mapping[str, Any]]) -> OnlineFeatures:
         service, store = self.service, self._store
         if not service.keeps_time:
             return self._threads.call(lambda: store.get_online_features(service, entity_rows), self._timeout)

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from e2i_serving.encryption import cipher_of
 from e2i_serving.exceptions import ConfigurationError, E2IServingError
 from e2i_serving.record import ModelInfo
 from e2i_serving.redaction import redactor_of
-from e2i_serving.runtime.definition import ServiceDefinition, definition_of, make_private
+from e2i_serving.runtime.definition import ServiceDefinition, definition_of, make_private, source_file
 from e2i_serving.runtime.exporting import audit_url, exporter_problems
 from e2i_serving.runtime.models import missing_model
 from e2i_serving.runtime.objectives import objectives_file
@@ -103,6 +104,23 @@ def load_service(target: str, working_dir: Path) -> Any:
         return bentoml.load(target, working_dir=str(working_dir))
     except (E2IServingError, BentoMLException, ImportError, SyntaxError) as error:
         raise ConfigurationError(f"{target} can't be imported from {working_dir.absolute()}: {error}") from error
+
+
+@contextmanager
+def importable(inner: type, working_dir: Path) -> Iterator[None]:
+    """Let a model import the modules beside its service, as a worker does; BentoML takes them away again.
+
+    Args:
+        inner: The service's class.
+        working_dir: The folder that it was imported from.
+    """
+    source = source_file(inner)
+    before = sys.path[:]
+    sys.path[:0] = [str(working_dir.absolute()), *([str(source.parent)] if source else [])]
+    try:
+        yield
+    finally:
+        sys.path[:] = before
 
 
 def add_deployment_hook(inner: type) -> None:

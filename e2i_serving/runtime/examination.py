@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,8 +13,8 @@ from typing import Final
 from bentoml._internal.container import BentoMLContainer
 
 from e2i_serving.exceptions import ConfigurationError
-from e2i_serving.runtime.checks import Check, Problem, load_service, run_checks
-from e2i_serving.runtime.definition import ServiceDefinition, definition_of, source_file
+from e2i_serving.runtime.checks import Check, Problem, importable, load_service, run_checks
+from e2i_serving.runtime.definition import ServiceDefinition, definition_of
 from e2i_serving.runtime.exporting import round_trips
 from e2i_serving.runtime.labels import declared_labels, label_bounds
 from e2i_serving.settings import ResolvedSettings
@@ -61,7 +59,7 @@ def examine(target: str, working_dir: Path) -> Examination:
     found: Found = [("import", []), *run_checks(definition)]
     if any(problems for _, problems in found):
         return Examination(found, [])
-    with _importable(loaded.inner, working_dir):
+    with importable(loaded.inner, working_dir):
         found.append(("load", list(_load(loaded.inner))))
     found += reach(definition)
     return Examination(found, advise(definition))
@@ -95,18 +93,6 @@ def reach(definition: ServiceDefinition) -> Found:
         )
         for name, problem in round_trips(resolved.settings, definition.data_dir(resolved))
     ]
-
-
-@contextmanager
-def _importable(inner: type, working_dir: Path) -> Iterator[None]:
-    """Let a model import the modules beside its service, as a worker does; BentoML takes them away again."""
-    source = source_file(inner)
-    before = sys.path[:]
-    sys.path[:0] = [str(working_dir.absolute()), *([str(source.parent)] if source else [])]
-    try:
-        yield
-    finally:
-        sys.path[:] = before
 
 
 def _load(inner: type) -> Iterator[Problem]:

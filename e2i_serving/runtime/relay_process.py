@@ -26,7 +26,7 @@ from e2i_serving.runtime.logs import configure_logs
 from e2i_serving.runtime.metrics_export import metrics_export_of
 from e2i_serving.runtime.relay_report import open_report
 from e2i_serving.runtime.relay_tracing import relay_tracing_of
-from e2i_serving.settings import Settings, load_settings
+from e2i_serving.settings import KEPT_NAME, Settings, load_settings
 from e2i_serving.typing import Cipher
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
                 linger_seconds=settings.relay_linger_seconds if linger else None,
                 housekeeping=keep_house,
                 drop_above_bytes=settings.journal_bytes if settings.overflow == "drop-oldest" else None,
-                is_needed=partial(_has_data_dir, lock),
+                is_needed=partial(_is_needed, lock, _Kept(data_dir) if linger else None),
             )
             if not once:
                 _stop_on_signals(relay, settings.relay_shutdown_seconds)
@@ -132,9 +132,30 @@ def audit_destination(
     )
 
 
-def _has_data_dir(lock: RelayLock) -> bool:
+class _Kept:
+    """What workers keep of their settings: a server that starts with others needs a relay that has them, too."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / KEPT_NAME
+        self._first = self._content()
+
+    def is_same(self) -> bool:
+        """Whether it is what it was at first."""
+        return self._content() == self._first
+
+    def _content(self) -> bytes:
+        try:
+            return self._path.read_bytes()
+        except OSError:
+            return b""
+
+
+def _is_needed(lock: RelayLock, kept: _Kept | None) -> bool:
     if lock.is_gone():
         logger.error("The data directory was removed. The relay ends; workers start another one.")
+        return False
+    if kept is not None and not kept.is_same():
+        logger.info("A server began with other settings. The relay ends; workers start one that has them.")
         return False
     return True
 

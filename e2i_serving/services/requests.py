@@ -26,25 +26,26 @@ MAX_NAME = 64
 """How much of a key's name an error repeats."""
 
 Scalar = float | str | bool | None
+_Entity = str | int | dict[str, str | int]
 
 
 class _NumericBody(msgspec.Struct, forbid_unknown_fields=True):
     instances: list[list[float | None] | dict[str, float | None] | float | None] | dict[str, float | None]
-    entities: list[str | dict[str, str | int]] | str | dict[str, str | int] | None = None
+    entities: list[_Entity] | _Entity | None = None
     labels: dict[str, str] = {}
     attributes: dict[str, Any] = {}
 
 
 class _MixedBody(msgspec.Struct, forbid_unknown_fields=True):
     instances: list[list[Scalar] | dict[str, Scalar] | Scalar] | dict[str, Scalar]
-    entities: list[str | dict[str, str | int]] | str | dict[str, str | int] | None = None
+    entities: list[_Entity] | _Entity | None = None
     labels: dict[str, str] = {}
     attributes: dict[str, Any] = {}
 
 
 class _EntityBody(msgspec.Struct, forbid_unknown_fields=True):
     instances: list[list[Scalar] | dict[str, Scalar] | Scalar] | dict[str, Scalar] = []
-    entities: list[str | dict[str, str | int]] | str | dict[str, str | int] | None = None
+    entities: list[_Entity] | _Entity | None = None
     labels: dict[str, str] = {}
     attributes: dict[str, Any] = {}
 
@@ -273,8 +274,8 @@ def _entity_columns(entities: Any, items: int) -> dict[str, Column]:
     each = entities if isinstance(entities, list) else [entities]
     if len(each) != items:
         raise invalid_request(f"Expected one entity an instance, {items}, got {len(each)}", "entities")
-    if all(isinstance(entity, str) for entity in each):
-        return {"id": Values(each)}
+    if not any(isinstance(entity, dict) for entity in each):
+        return {"id": Values([plain(entity) for entity in each])}
     if not all(isinstance(entity, dict) for entity in each):
         raise invalid_request("Entities must be all ids or all objects", "entities")
     names = sorted({name for entity in each for name in entity})

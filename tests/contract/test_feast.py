@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
@@ -216,7 +219,7 @@ def test_a_store_that_hangs_or_is_down_is_told_apart(tmp_path, timed) -> None:
 
         assert (kind(), kind()) == ("", "")
         redis.hang()
-        assert (kind(), kind()) == ("timeout", "timeout")
+        assert (kind(), kind()) == ("timeout", "unavailable")  # the second does not wait
         redis.go_on()
         until(lambda: kind() == "")
         redis.kill()
@@ -257,6 +260,25 @@ def test_the_registry_digest_follows_the_definition(repository, timed) -> None:
     """Two services have two digests, and one has the same at each start."""
     digests = [timed(repository, name).service.registry for name in ("plain_v1", "churn_v1", "plain_v1")]
     assert digests[0] == digests[2] != digests[1]
+
+
+def test_the_registry_digest_is_the_same_in_every_process(repository):
+    """Whatever order the sets have there."""
+    code = (
+        "import sys; from e2i_serving.features import FeastFeatureStore; "
+        "print(FeastFeatureStore(sys.argv[1]).open(sys.argv[2], 1.0).registry)"
+    )
+    found = set()
+    for seed in ("1", "2", "3"):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", code, repository.folder, "churn_v1"],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.add(done.stdout.split()[-1])
+    assert len(found) == 1
 
 
 def test_an_unknown_service_is_refused(repository, timed) -> None:

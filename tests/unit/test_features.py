@@ -109,6 +109,20 @@ def test_a_store_that_hangs_is_not_waited_for(hanging) -> None:
     assert (filled.error, [list(row) for row in filled.rows]) == (None, [[7], [7]])
 
 
+def test_a_store_that_hung_is_left_alone_for_as_long(hanging) -> None:
+    """What comes shortly after is refused without waiting; later the store is asked again, and is well."""
+    bounded = timed(hanging, timeout=0.2, threads=2)
+    kinds = [found.error.kind for found in (bounded.retrieve(rows("a")) for _ in range(5)) if found.error]
+    assert kinds == ["timeout", *["unavailable"] * 4]
+    assert hanging.calls == 1
+    hanging.let_go.set()
+    end = time.monotonic() + 30
+    while bounded.retrieve(rows("a")).error is not None:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert hanging.calls == 2
+
+
 def test_a_store_that_is_down_is_unavailable(store) -> None:
     """Whatever a store raises, the error's type is one of a few."""
     down = timed(store)

@@ -15,7 +15,7 @@ from e2i_serving.exceptions import StoreError
 from e2i_serving.journal import list_lives
 from e2i_serving.record import Outcome, PredictionFilter, PredictionRecord, StreamEnd
 from e2i_serving.relay import Delivery, Ledger, Relay, RelayLock, read_books
-from e2i_serving.settings import Settings
+from e2i_serving.settings import Settings, keep_settings, load_settings
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
 
@@ -180,3 +180,22 @@ def test_the_relay_process_delivers_and_ends(tmp_path, number, eventually, journ
     (book,) = read_books(tmp_path)
     assert (book.accepted, book.stored, book.balanced) == (2, 2, True)
     assert list_lives(tmp_path / "journal") == []
+
+
+def test_a_relay_ends_when_a_server_begins_with_other_settings(tmp_path, eventually):
+    """So that workers start one that knows what was added; the same settings again change nothing."""
+    before, after = (load_settings({"environment": name}) for name in ("test", "production"))
+    environment = {
+        **os.environ,
+        "E2I_SERVING_DATA_DIR": str(tmp_path),
+        "E2I_SERVING_RELAY_LINGER_SECONDS": "3600",
+    }
+    keep_settings(before, tmp_path)
+    process = subprocess.Popen([sys.executable, "-m", "e2i_serving.runtime.relay_process"], env=environment)
+    eventually(lambda: RelayLock(tmp_path).holder() == process.pid, what="the relay to begin")
+    eventually((tmp_path / "ledger.db").exists, what="the relay to be at work")
+    keep_settings(before, tmp_path)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    keep_settings(after, tmp_path)
+    assert process.wait(60) == 0

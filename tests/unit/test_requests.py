@@ -114,7 +114,7 @@ def test_integers_beyond_a_double_are_rounded():
         ),
         ({"instances": [[1]], "labels": {"brand": 7}}, (), "Expected `str`, got `int`", ("labels", "...")),
         ({"instances": [[1]], "labels": ["brand"]}, (), "Expected `object`, got `array`", ("labels",)),
-        ({"instances": [[1]], "entities": 5}, (), "Expected `str | object | array | null`", ("entities",)),
+        ({"instances": [[1]], "entities": 5.5}, (), "Expected `int | str | object | array | null`", ("entities",)),
         ({"instances": [[1]], "entities": []}, (), "Expected one entity an instance, 1, got 0", ("entities",)),
         ({"instances": [[1], [2]], "entities": "a"}, (), "Expected one entity an instance, 2, got 1", ("entities",)),
         (
@@ -213,6 +213,7 @@ def test_a_key_of_any_size_can_be_put_on_record():
     request = decoded(instances=[[1]], entities={"customer": 10**30})
     assert request.entities == {"customer": Values([str(10**30)])}
     msgspec.msgpack.encode(request.entities)
+    assert decoded(instances=[[1], [2]], entities=[7, 10**30]).entities == {"id": Values([7, str(10**30)])}
 
 
 def test_labels_and_attributes_come_as_sent():

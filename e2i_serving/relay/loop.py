@@ -142,6 +142,7 @@ class Relay:
     def _watch(self, *, once: bool) -> None:
         alone_since = time.monotonic()
         tidied_at = 0.0
+        self._number += 1  # rounds of an earlier run tell nothing of this one
         while self._is_needed():
             self._look()
             number = self._number
@@ -204,8 +205,10 @@ class Relay:
             except OSError as error:
                 self._say(folder, error)
         self._alive = sum(not ended for _, ended in lives)
+        before, now = ([(folder.life, ended) for folder, ended in each] for each in (self._lives, lives))
         self._lives = lives
-        self._number += 1
+        # Destinations go round each in its own time: a number for each look is one that they never have in common.
+        self._number += now != before
         return lives
 
     def _settle(self) -> None:

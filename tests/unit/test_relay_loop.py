@@ -125,6 +125,36 @@ def test_a_relay_of_nobody_ends_by_itself(instance):
     assert instance.store.handed == instance.names(2, 1)
 
 
+def test_a_relay_of_several_destinations_ends_by_itself(instance):
+    """Though they never look for more at the same time."""
+
+    class Other(type(instance.store)):
+        name = "other"
+
+        def tick(self) -> None:
+            threading.Event().wait(0.13)
+
+    with closing(instance.open_writer()) as writer:
+        writer.append(instance.record(1))
+    with closing(Ledger(instance.data_dir)) as ledger:
+        relay = Relay(
+            instance.data_dir,
+            [Delivery(store, ledger, batch_size=10) for store in (instance.store, Other())],
+            ledger,
+            poll_seconds=0.1,
+            linger_seconds=0.05,
+            housekeeping=lambda: None,
+        )
+        thread = threading.Thread(target=relay.run)
+        thread.start()
+        thread.join(20)
+        has_ended = not thread.is_alive()
+        relay.stop(0.0)
+        thread.join()
+    assert has_ended
+    assert instance.store.handed == instance.names(1, 1)
+
+
 def test_a_stopped_relay_delivers_what_dead_lives_left(instance):
     """Asked to stop, it first deals with everything that no worker adds to."""
     with closing(instance.open_writer()) as writer:

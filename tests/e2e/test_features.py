@@ -179,9 +179,14 @@ def test_a_store_that_hangs_or_dies_is_survived(prepare, serve, tmp_path, eventu
             began = time.monotonic()
             answer = ask(server, 1, request_id=f"hung-{number}")
             taken = time.monotonic() - began
-            assert (answer.status_code, answer.json()["detail"]["type"]) == (503, "timeout"), answer.text
+            kind = answer.json()["detail"]["type"]
+            # A worker that waited in vain leaves the store alone for a while, and refuses at once.
+            assert (answer.status_code, kind in ("timeout", "unavailable")) == (503, True), answer.text
             assert "usage" in answer.json()["error"]
-            assert TIMEOUT * 0.9 < taken < 10 * TIMEOUT
+            assert taken < 10 * TIMEOUT
+            if number == 0:
+                assert kind == "timeout"
+                assert taken > TIMEOUT * 0.9
         row = row_of(server, "hung-0", eventually)
         assert (row["outcome"], row["status"]) == ("error", 503)
         assert "The features of usage, rates are needed" in row["error_message"]
@@ -199,5 +204,5 @@ def test_a_store_that_hangs_or_dies_is_survived(prepare, serve, tmp_path, eventu
         eventually(lambda: all(ask(server, 3).status_code == 200 for _ in range(4)), what="recovery from a death")
 
         assert two_workers(server, eventually) == workers
-        assert metric(server, 'e2i_feature_errors_total{type="timeout"}') >= 6
+        assert metric(server, 'e2i_feature_errors_total{type="timeout"}') >= 1
         assert metric(server, 'e2i_feature_errors_total{type="unavailable"}') >= 6

@@ -143,11 +143,11 @@ def per_trace(rounds: int) -> dict[str, list[float]]:
     given = entries(BATCH)
     with ExitStack() as stack:
         sent: list[Request] = []
-        with ExportReceiver() as looked_at, closing(_exporter(looked_at.url)) as first:
+        with ExportReceiver() as looked_at, _exporter(looked_at.url) as first:
             first.export(given)
             sent += looked_at.requests
         url = stack.enter_context(receiver())
-        exporter = stack.enter_context(closing(_exporter(url)))
+        exporter = stack.enter_context(_exporter(url))
         traces = [trace for request in sent for trace in request.json()["traces"]]
         by_hand = {
             "by hand, msgspec": ByHand(url, traces, msgspec.json.encode),
@@ -165,10 +165,13 @@ def per_trace(rounds: int) -> dict[str, list[float]]:
     return taken
 
 
-def _exporter(url: str) -> Any:
+@contextmanager
+def _exporter(url: str) -> Iterator[OpikExporter]:
     exporter = OpikExporter(url)
-    exporter.close = exporter.shutdown  # type: ignore[attr-defined]
-    return exporter
+    try:
+        yield exporter
+    finally:
+        exporter.shutdown()
 
 
 def served(rounds: int, requests: int, connections: int) -> dict[str, list[dict[str, float]]]:

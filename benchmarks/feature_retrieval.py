@@ -39,8 +39,8 @@ FEATURES = [f"f{number}" for number in range(20)]
 def make(folder: Path, kind: str, where: str) -> Any:
     """A repository with 100 entities, opened anew: the store that defined it reads its registry each time."""
     import pandas as pd  # noqa: PLC0415  # after Feast's own settings
-    from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType  # noqa: PLC0415
-    from feast.types import Float64  # noqa: PLC0415
+    from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType  # noqa: PLC0415  # slow
+    from feast.types import Float64  # noqa: PLC0415  # slow
 
     (folder / "feature_store.yaml").write_text(CONFIGURATION.format(folder=folder, kind=kind, where=where))
     now = datetime.now(UTC)

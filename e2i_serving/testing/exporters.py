@@ -7,14 +7,15 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
 from e2i_serving.exceptions import RefusedError, StoreError
 from e2i_serving.record import Entry
+from e2i_serving.testing.servers import LocalServer
 
 
 class RecordingExporter:
@@ -97,7 +98,7 @@ class Fault:
     cut: bool = False
 
 
-class ExportReceiver:
+class ExportReceiver(LocalServer):
     """An HTTP server on a free port of this machine that takes what exporters send, for the length of a with-block.
 
     Attributes:
@@ -126,36 +127,17 @@ class ExportReceiver:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # likewise
                 """Say nothing."""
 
-        class Server(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, request: Any, client_address: Any) -> None:
-                """Say nothing of a client that is gone."""
-
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    @property
-    def url(self) -> str:
-        """Its address."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler)
 
     def take(self, request: Request) -> None:
         """Look at a request that is taken. From any thread."""
-
-    def __enter__(self) -> Self:
-        """Begin to receive."""
-        self._thread.start()
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the port."""
-        self._closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._closing.set()  # ends what waits to be answered
+        super().__exit__(kind, error, traceback)
 
     def _fault(self, request: Request) -> Fault | None:
         try:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import gzip
-import threading
 import zlib
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
-from typing import Any, Self
+from http.server import BaseHTTPRequestHandler
+from typing import Any
 
 import msgspec
 
+from e2i_serving.testing.servers import LocalServer
 
-class Receiver:
+
+class Receiver(LocalServer):
     """An HTTP server on a free port of this machine, for the length of a with-block.
 
     Attributes:
@@ -40,30 +40,11 @@ class Receiver:
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # likewise
                 """Say nothing."""
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-
-    @property
-    def address(self) -> str:
-        """Host and port."""
-        return f"127.0.0.1:{self._server.server_address[1]}"
+        super().__init__(Handler)
 
     def receive(self, body: bytes) -> None:
         """Take what was sent. From any thread."""
         raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        """Begin to receive."""
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 class OtlpReceiver(Receiver):
@@ -81,7 +62,7 @@ class OtlpReceiver(Receiver):
     @property
     def environment(self) -> dict[str, str]:
         """OpenTelemetry's variables that lead here."""
-        return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{self.address}"}
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.url}
 
     def receive(self, body: bytes) -> None:
         """Decode an export request."""
@@ -125,7 +106,7 @@ class MetricsReceiver(Receiver):
     @property
     def environment(self) -> dict[str, str]:
         """OpenTelemetry's variables that lead here."""
-        return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{self.address}"}
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.url}
 
     def receive(self, body: bytes) -> None:
         """Decode an export request."""
@@ -163,7 +144,7 @@ class LogReceiver(Receiver):
     @property
     def environment(self) -> dict[str, str]:
         """OpenTelemetry's variables that lead here."""
-        return {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{self.address}"}
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.url}
 
     def receive(self, body: bytes) -> None:
         """Decode an export request."""

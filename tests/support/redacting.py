@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from e2i_serving.record import ModelInfo, Outcome, PredictionRecord
 from e2i_serving.redaction import Redactor, redactor_of
 from e2i_serving.settings import Settings
@@ -25,3 +27,12 @@ def record(**fields: Any) -> PredictionRecord:
     return PredictionRecord(
         **{"prediction_id": "p1", "time_ns": 1, "duration": 0.1, "outcome": Outcome.OK, "status": 200} | fields
     )
+
+
+def forms(secret: str | float) -> list[bytes]:
+    """The bytes by which a secret would be known, as text and as a number in an array or a frame."""
+    if isinstance(secret, str):
+        return [secret.encode()]
+    kinds = ("<f8", ">f8", "<i8", ">i8") if isinstance(secret, int) else ("<f8", ">f8")
+    numbers = [np.array(secret, dtype=kind).tobytes() for kind in kinds]
+    return [repr(secret).encode(), *numbers]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opik_entries import opened_exporter
 
 from e2i_serving.exceptions import StoreError
 from e2i_serving.journal import JournalReader, JournalWriter, LifeFolder, Position, list_lives
@@ -22,6 +23,7 @@ from e2i_serving.runtime.definition import ServiceDefinition
 from e2i_serving.runtime.layer import ObservabilityLayer
 from e2i_serving.runtime.observation import Endpoint
 from e2i_serving.runtime.worker import Worker
+from e2i_serving.testing import OpikReceiver
 from e2i_serving.testing.stores import InMemoryAuditStore
 
 MODEL = ModelInfo("scorer", "v1", task="classification")
@@ -301,3 +303,21 @@ def short_pauses(monkeypatch):
     """A destination that is down is asked again soon."""
     monkeypatch.setattr(breaker, "FIRST_PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(breaker, "LONGEST_PAUSE_SECONDS", 0.05)
+
+
+@pytest.fixture
+def opik() -> Iterator[OpikReceiver]:
+    """What stands for Opik."""
+    with OpikReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+def export(opik: OpikReceiver) -> Callable[..., None]:
+    """What exports entries to it."""
+
+    def run(*entries: Entry, **options: Any) -> None:
+        with opened_exporter(opik.url, **options) as exporter:
+            exporter.export(entries)
+
+    return run

@@ -1,112 +1,31 @@
-"""The exporter to Opik: what it sends, and what it makes of what it is answered."""
+"""The exporter to Opik: what it sends."""
 
 from __future__ import annotations
 
 import json
 import os
-import time
 import uuid
-from contextlib import closing
-from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from opik_entries import LIFE, START_NS, outcome, prediction, prediction_id
 
-from e2i_serving.exceptions import RefusedError, StoreError
-from e2i_serving.exporters.opik import OpikExporter
+from e2i_serving.exceptions import RefusedError
 from e2i_serving.exporters.opik_traces import TraceStyle, derived_id, item_trace_id
 from e2i_serving.record import (
-    Constant,
-    Deployment,
     Entry,
     FeatureProvenance,
     LateResult,
-    Life,
-    Matrix,
-    ModelInfo,
     Outcome,
-    OutcomeEvent,
-    PredictionRecord,
     StreamEnd,
     Values,
     ViewReading,
 )
-from e2i_serving.testing import Fault, OpikReceiver
+from e2i_serving.testing import Fault
 
 SCHEMA_VARIABLE = "E2I_TEST_OPIK_SCHEMA"
 """Names the file with Opik's published contract, where what is sent is to be held against it."""
-
-LIFE = Life(
-    "life-1",
-    "credit",
-    1,
-    1,
-    model=ModelInfo("scorer", "v1", feature_names=("age", "income"), classes=("no", "yes")),
-    deployment=Deployment(environment="production", arm="b"),
-)
-START_NS = 1_790_000_000_123_456_789
-
-
-def prediction_id(number: int) -> str:
-    """A UUIDv7 of its own, whose last digits are spread out."""
-    tail = number * 0x9E3779B97F4A7C15 % 2**62
-    return str(uuid.UUID(int=(START_NS // 10**6 << 80) | (7 << 76) | (2 << 62) | tail))
-
-
-def prediction(number: int = 1, *, size: int = 300, items: int = 1, **changes: Any) -> Entry:
-    """A prediction's entry."""
-    features = np.array([[31.0 + number, np.nan]] * items, dtype="<f4")
-    fields: dict[str, Any] = {
-        "prediction_id": prediction_id(number),
-        "time_ns": START_NS,
-        "duration": 0.25,
-        "outcome": Outcome.OK,
-        "status": 200,
-        "endpoint": "predict",
-        "request_id": f"r{number}",
-        "trace_id": f"{number + 1:032x}",
-        "phases": {"decode": 0.05, "features": 0.1, "predict": 0.1},
-        "labels": {"brand": "north"},
-        "items": items,
-        "entities": {"customer": Values([f"c{index}" for index in range(items)])},
-        "inputs": {"features": Matrix.of(features)},
-        "outputs": {"prediction": Values(["yes"] * items), "threshold": Constant(float("inf"))},
-        **changes,
-    }
-    return Entry(LIFE, number + 1, PredictionRecord(**fields), size)
-
-
-def outcome(number: int = 1, sequence: int = 900, **changes: Any) -> Entry:
-    """An outcome's entry."""
-    fields = {"outcome_id": prediction_id(sequence), "time_ns": 1, "prediction_id": prediction_id(number), **changes}
-    return Entry(LIFE, sequence, OutcomeEvent(**fields))
-
-
-@pytest.fixture
-def opik():
-    """A receiver."""
-    with OpikReceiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture
-def export(opik):
-    """What exports entries to the receiver."""
-
-    def run(*entries: Entry, **options: Any) -> None:
-        with closing_exporter(opik, **options) as exporter:
-            exporter.export(entries)
-
-    return run
-
-
-def closing_exporter(opik, **options: Any) -> Any:
-    """An exporter that is closed behind a with-block."""
-    exporter = OpikExporter(opik.url, **{"timeout_seconds": 2, **options})
-    exporter.close = exporter.shutdown  # type: ignore[attr-defined]
-    return closing(exporter)  # type: ignore[type-var]
 
 
 def test_a_prediction_is_a_trace_of_its_own_id(opik, export):
@@ -337,64 +256,6 @@ def test_batches_are_bounded_by_number_and_by_bytes(opik, export):
     wide = {"text": Values(["x" * 900_000])}
     export(*(prediction(number, inputs=wide) for number in range(10)))
     assert [len(request.json()["traces"]) for request in opik.requests] == [4, 4, 2]
-
-
-@pytest.mark.parametrize(
-    ("fault", "kind", "least"),
-    [
-        (Fault(400, body=b'{"errors":["id must be a v7"]}'), RefusedError, 0),
-        (Fault(422), RefusedError, 0),
-        (Fault(401), StoreError, 30),
-        (Fault(403), StoreError, 30),
-        (Fault(404), StoreError, 0),
-        (Fault(429), StoreError, 0),
-        (Fault(429, {"Retry-After": "7"}), StoreError, 7),
-        (Fault(429, {"RateLimit-Reset": "9", "Retry-After": "7"}), StoreError, 9),
-        (Fault(429, {"Retry-After": "soon"}), StoreError, 0),
-        (Fault(500), StoreError, 0),
-        (Fault(502, {"Content-Type": "text/html"}, b"<html>\x00bad gateway"), StoreError, 0),
-        (Fault(200, {"Content-Type": "text/html; charset=utf-8"}, b"<html>sign in"), StoreError, 0),
-        (Fault(0), StoreError, 0),
-        (Fault(200, body=b"part", cut=True), StoreError, 0),
-        (Fault(307, {"Location": "/elsewhere"}), StoreError, 0),
-    ],
-)
-def test_an_answer_is_made_into_what_the_relay_understands(opik, export, fault, kind, least):
-    """Refused for good, or to be tried again, at once or when it says."""
-    opik.faults.append(fault)
-    with pytest.raises(StoreError) as raised:
-        export(prediction())
-    assert type(raised.value) is kind
-    assert raised.value.retry_after == least
-
-
-def test_a_date_is_a_time_to_wait_for_as_well(opik, export):
-    """As HTTP has it."""
-    opik.faults.append(Fault(503, {"Retry-After": formatdate(time.time() + 100, usegmt=True)}))
-    with pytest.raises(StoreError) as raised:
-        export(prediction())
-    assert 50 < raised.value.retry_after <= 100
-
-
-def test_garbage_behind_a_success_does_no_harm(opik, export):
-    """What the status says holds."""
-    opik.faults.append(Fault(200, body=b"\xff\x00garbage" * 100_000, takes=True))
-    export(prediction())
-    assert list(opik.traces) == [prediction_id(1)]
-
-
-def test_a_receiver_that_hangs_is_given_up(opik):
-    """After the time that is set; the address and the reason are said."""
-    opik.faults.append(Fault(204, delay_seconds=60))
-    with closing_exporter(opik, timeout_seconds=0.3) as exporter, pytest.raises(StoreError, match="can't be reached"):
-        exporter.export([prediction()])
-
-
-def test_the_check_asks_for_what_only_those_let_in_may_have(opik, export):
-    """So a wrong key is found, and the mend is said."""
-    opik.judge = lambda request: Fault(401) if "projects" in request.path else None
-    with closing_exporter(opik) as exporter, pytest.raises(StoreError, match="OPIK_API_KEY"):
-        exporter.check()
 
 
 @pytest.mark.skipif(not os.environ.get(SCHEMA_VARIABLE), reason=f"{SCHEMA_VARIABLE} names no file")

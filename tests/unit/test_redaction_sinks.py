@@ -17,14 +17,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
+from redacting import forms
 
-import e2i_serving
 from e2i_serving.exporters.documents import as_json, document
 from e2i_serving.exporters.opik import OpikExporter
 from e2i_serving.exporters.opik_traces import TraceStyle
 from e2i_serving.exporters.otlp_logs import OtlpLogsExporter
 from e2i_serving.exporters.webhook import cloud_event
-from e2i_serving.features import FeaturePolicy, InMemoryFeatureStore
 from e2i_serving.journal.frame import FrameKind, encode_into
 from e2i_serving.observers.access_log import AccessLogObserver
 from e2i_serving.observers.metrics import MetricsObserver, SeriesFile, collect, render
@@ -46,7 +45,6 @@ from e2i_serving.redaction import redactor_of
 from e2i_serving.relay.explode import explode
 from e2i_serving.runtime.errors import ErrorReporter
 from e2i_serving.settings import Settings
-from e2i_serving.testing import ServiceHarness
 
 CALLER = "0192f7b0-5c1e-7d4a-9f1e-2b7c6c1e8a11"
 FEATURES = ("age", "income", "height")
@@ -168,15 +166,6 @@ SINKS: dict[str, Callable[[PredictionRecord], bytes]] = {
     "other exporters": other_exporters,
 }
 """Every place that a record goes to, as the bytes that arrive there. A new sink is one more line."""
-
-
-def forms(secret: str | float) -> list[bytes]:
-    """The bytes by which a secret would be known, as text and as a number in an array or a frame."""
-    if isinstance(secret, str):
-        return [secret.encode()]
-    kinds = ("<f8", ">f8", "<i8", ">i8") if isinstance(secret, int) else ("<f8", ">f8")
-    numbers = [np.array(secret, dtype=kind).tobytes() for kind in kinds]
-    return [repr(secret).encode(), *numbers]
 
 
 texts = st.text("BCDFGHJKLMNPQRSTVWXZ", min_size=12, max_size=20).map("zq{}".format)
@@ -372,51 +361,3 @@ def test_no_sink_shows_what_a_pattern_finds(what: Planted, phrase: str) -> None:
     redactor = redactor_of(Settings(redaction_patterns=["zq[A-Z]{12,20}"]), LIFE.model)
     assert redactor is not None
     assert_gone(redactor.record(build(fields)), [secret for secret in what.secrets if isinstance(secret, str)])
-
-
-WHO, INCOME, BASKET = "zqWHOISTHIS", 918273645918.625, 736451829736.625
-PEOPLE = InMemoryFeatureStore()
-PEOPLE.define("credit_v1", ("person",), ("wealth:income", "wealth:debts"))
-PEOPLE.put("wealth", {"person": WHO}, {"income": INCOME, "debts": 1.0})
-PEOPLE.put("wealth", {"person": WHO + "X"}, {"income": INCOME})
-
-
-@e2i_serving.service
-class Credit(e2i_serving.RegressionService):
-    """Fetches what is secret, by who is."""
-
-    feature_names = ("income", "debts", "basket")
-    feature_service = "credit_v1"
-    feature_store = PEOPLE
-    feature_policies = {"wealth": FeaturePolicy(null="fail", missing="fail")}
-
-    def load(self) -> Any:
-        class First:
-            def predict(self, rows: Any) -> Any:
-                return np.ones(len(rows))
-
-        return First()
-
-
-def test_no_file_shows_features_that_were_fetched_and_are_covered(tmp_path: Path, caplog: Any) -> None:
-    """Neither what a store gave, nor whom it was asked about; not where a policy refuses either."""
-    chosen = {
-        "data_dir": str(tmp_path),
-        "redaction_rules": [{"path": path, "action": "drop"} for path in ("inputs.**", "entities.**")],
-    }
-    with ServiceHarness(Credit, observability=chosen) as credit:
-        answered = credit.predict(entities=[WHO], instances=[{"basket": BASKET}])
-        refused = credit.predict(entities=[WHO + "X"], instances=[{"basket": BASKET}])
-        unknown = credit.predict(entities=[WHO + "Y"], instances=[{"basket": BASKET}])
-        assert [reply.status for reply in (answered, refused, unknown)] == [200, 422, 422]
-        with credit.trail() as trail:
-            found = list(trail.query())
-    assert len(found) == 3
-    assert all(row["feature_provenance"]["features"] == ["wealth:income", "wealth:debts"] for row in found)
-    assert "wealth:debts" in next(row["error_message"] for row in found if "null" in (row["error_message"] or ""))
-    kept = {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    kept["log"] = caplog.text.encode()
-    assert "audit.db" in kept
-    for name, content in kept.items():
-        for secret in (WHO, INCOME, BASKET):
-            assert not any(form in content for form in forms(secret)), f"{secret!r} is in {name}"

@@ -131,7 +131,7 @@ def show_prediction(
     with open_trail(data_dir, url, "audit show") as trail:
         found = trail.find(any_id)
     if not found:
-        print_error(f"No prediction, request or trace has the id {any_id}.")
+        print_error(f"No prediction, request or trace has the id {any_id}.{_on_its_way(one_of(data_dir, url))}")
         raise typer.Exit(1)
     if opik:
         from e2i_serving.runtime.exporting import opik_trace_address  # noqa: PLC0415  # keeps --help fast
@@ -237,6 +237,21 @@ def one_of(data_dir: Path | None, url: str | None) -> str | Path | None:
     if data_dir is not None and url is not None:
         raise ConfigurationError("--data-dir and --url name two stores. Give one of them.")
     return url or data_dir
+
+
+def _on_its_way(where: str | Path | None) -> str:
+    """What to do where an id may stand in the journal still; empty when it can't."""
+    from e2i_serving.relay import read_books  # noqa: PLC0415  # keeps --help fast
+    from e2i_serving.relay.audit_destination import AUDIT_STORE  # noqa: PLC0415  # likewise
+    from e2i_serving.runtime.places import locate  # noqa: PLC0415  # likewise
+
+    pending = sum(book.pending for book in read_books(locate(where).data_dir) if book.destination == AUDIT_STORE)
+    if not pending:
+        return ""
+    return (
+        f" {pending} predictions are in the journal and not in the store yet: 'e2i-serving relay --once' delivers "
+        "them, or says why it can't."
+    )
 
 
 def _labels(pairs: Sequence[str]) -> dict[str, str]:

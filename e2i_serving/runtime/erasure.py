@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,11 +19,11 @@ from e2i_serving.evidence.history import REMOVAL
 from e2i_serving.evidence.log import Removal
 from e2i_serving.evidence.opening import open_log
 from e2i_serving.exceptions import QueryError, StoreError
-from e2i_serving.relay import Ledger, RelayLock
+from e2i_serving.relay import Ledger
 from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.runtime import traces
 from e2i_serving.runtime.accesses import user_name
-from e2i_serving.runtime.events import end_relay, start_relay_once
+from e2i_serving.runtime.catching_up import catch_up
 from e2i_serving.runtime.holds import holds_on
 from e2i_serving.settings import Settings
 from e2i_serving.stores.conditions import entity_parts
@@ -33,7 +32,6 @@ from e2i_serving.stores.maintenance import Hold, SqlMaintenance, StoreChange
 DELIVERY_SECONDS: Final = 60.0
 """How long an erasure waits for what was recorded before it to be delivered."""
 
-_POLL_SECONDS: Final = 0.05
 _PREDICTION: Final = {name: place for place, name in enumerate(PREDICTION_ROWS.columns)}
 _ITEM: Final = {name: place for place, name in enumerate(ITEM_ROWS.columns)}
 _OUTCOME: Final = {name: place for place, name in enumerate(OUTCOME_ROWS.columns)}
@@ -85,7 +83,12 @@ def erase(settings: Settings, data_dir: Path, url: str, entity: str, *, dry_run:
     if parts is None or not parts[1]:
         raise QueryError(f"{entity!r} is no entity: write name=value.")
     if not dry_run:
-        await_delivery(settings, data_dir, DELIVERY_SECONDS)
+        behind = catch_up(data_dir, DELIVERY_SECONDS, settings=settings)
+        if behind:
+            raise StoreError(
+                f"Nothing was erased: records of {behind} journals are not delivered yet, and could hold the same "
+                "subject. See that the relay runs and reaches every destination, then run the command again."
+            )
     done = Erasure(str(uuid_utils.uuid7()))
     with SqlMaintenance(url) as store:
         rows = _Rows(*parts, done)
@@ -110,43 +113,6 @@ def erase(settings: Settings, data_dir: Path, url: str, entity: str, *, dry_run:
             finally:
                 store.vacuum()
     return done
-
-
-def await_delivery(settings: Settings, data_dir: Path, within_seconds: float) -> None:
-    """Wait until what is in the journal now is delivered; where no relay runs, run one.
-
-    Raises:
-        StoreError: It was not delivered in time.
-    """
-    wanted = traces.pending_everywhere(data_dir)
-    deadline = time.monotonic() + within_seconds
-    relay = None
-    try:
-        while wanted:
-            if relay is None and RelayLock(data_dir).holder() is None:
-                relay = start_relay_once(settings, data_dir)
-            elif relay is not None and relay.poll() is not None:
-                relay = None  # it lost the lock to another, or could do nothing: look again
-            if time.monotonic() >= deadline:
-                raise StoreError(
-                    f"Nothing was erased: records of {len(wanted)} journals are not delivered yet, and could hold the "
-                    "same subject. See that the relay runs and reaches every destination, then run the command again."
-                )
-            time.sleep(_POLL_SECONDS)
-            wanted = _still_pending(data_dir, wanted)
-    finally:
-        if relay is not None:
-            end_relay(relay, max(0.0, deadline - time.monotonic()))
-
-
-def _still_pending(data_dir: Path, wanted: dict[str, int]) -> dict[str, int]:
-    with closing(Ledger(data_dir, read_only=True)) as ledger:
-        destinations = ledger.destinations() or [AUDIT_STORE]
-        return {
-            life: last
-            for life, last in wanted.items()
-            if any(ledger.position(name, life).sequence < last for name in destinations)
-        }
 
 
 def _erase_traces(

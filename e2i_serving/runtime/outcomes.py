@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
@@ -17,6 +18,7 @@ from e2i_serving.exceptions import QueryError
 from e2i_serving.outcomes import GivenOutcome, checked_outcome, outcome_digest
 from e2i_serving.record import WHOLE_REQUEST, ModelInfo, OutcomeEvent, OutcomeFilter, Row
 from e2i_serving.redaction import redactor_of
+from e2i_serving.runtime.catching_up import await_store
 from e2i_serving.runtime.events import EventJournal
 from e2i_serving.runtime.places import locate
 from e2i_serving.runtime.questions import time_ns_of
@@ -62,6 +64,7 @@ class OutcomeRecorder:
         settings: What the trail was redacted by.
         allow_unknown: Record what the trail knows no prediction of, too.
         close: Gives back what ``source`` holds.
+        catch_up: Waits for what is on its way to the store, where an outcome is of a prediction that it does not have.
     """
 
     def __init__(
@@ -72,12 +75,14 @@ class OutcomeRecorder:
         *,
         allow_unknown: bool = False,
         close: Callable[[], None] | None = None,
+        catch_up: Callable[[], object] | None = None,
     ) -> None:
         self._journal = journal
         self._source = source
         self._redactor = redactor_of(settings, ModelInfo())
         self._allow_unknown = allow_unknown
         self._close = close
+        self._catch_up = catch_up
         self._closed = False
 
     @classmethod
@@ -95,7 +100,14 @@ class OutcomeRecorder:
         place = locate(where)
         source = place.source()
         journal = EventJournal(place.data_dir, place.settings)
-        return cls(journal, source, place.settings, allow_unknown=allow_unknown, close=source.close)
+        return cls(
+            journal,
+            source,
+            place.settings,
+            allow_unknown=allow_unknown,
+            close=source.close,
+            catch_up=None if place.is_reader_s_own else partial(await_store, place.data_dir),
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -148,7 +160,11 @@ class OutcomeRecorder:
             comment=comment,
             observed_ns=time_ns_of(observed) if observed is not None else 0,
         )
-        event = self._event(checked_outcome(given), self._identities([given]))
+        checked_outcome(given)
+        identities = self._identities([given])
+        if self._lacks([given], identities):
+            identities = self._identities([given])
+        event = self._event(given, identities)
         self._journal.append(event)
         return event.outcome_id
 
@@ -168,8 +184,12 @@ class OutcomeRecorder:
         """
         rest = iter(given)
         seen: set[str] = set()
+        is_current = False
         while chunk := list(islice(rest, _CHUNK)):
             identities = self._identities(chunk)
+            if not is_current and self._lacks(chunk, identities):
+                is_current = True  # what is not there yet will not be waited for again
+                identities = self._identities(chunk)
             made = [self._try(each, identities) for each in chunk]
             wanted = tuple({event.outcome_id for event in made if isinstance(event, OutcomeEvent)})
             if wanted:
@@ -208,6 +228,15 @@ class OutcomeRecorder:
         self._journal.close()
         if self._close is not None:
             self._close()
+
+    def _lacks(self, given: Sequence[GivenOutcome], identities: _Identities) -> bool:
+        """Whether a prediction was not known; what is on its way to the store was then waited for."""
+        if self._catch_up is None or self._allow_unknown:
+            return False
+        if all(identities.of(each.prediction_id, self._stored(each.request_id)) for each in given):
+            return False
+        self._catch_up()
+        return True
 
     def _try(self, given: GivenOutcome, identities: _Identities) -> OutcomeEvent | str:
         try:

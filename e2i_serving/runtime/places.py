@@ -33,14 +33,19 @@ class Place(NamedTuple):
     is_reader_s_own: bool
 
     def source(self) -> SqlAuditQuery:
-        """What reads the store.
+        """What reads the store; one that a running relay is about to make is waited for, some seconds at most.
 
         Raises:
             ConfigurationError: The URL is wrong, or its driver is not installed.
             StoreError: There is no such file.
         """
-        from e2i_serving.stores.query import SqlAuditQuery  # noqa: PLC0415  # keeps SQLAlchemy out of a worker
+        from e2i_serving.runtime.catching_up import await_store  # noqa: PLC0415  # keeps SQLAlchemy out of a worker
+        from e2i_serving.stores.engine import file_of  # noqa: PLC0415  # likewise
+        from e2i_serving.stores.query import SqlAuditQuery  # noqa: PLC0415  # likewise
 
+        file = file_of(self.url)
+        if file is not None and not Path(file).exists():
+            await_store(self.data_dir)
         return SqlAuditQuery(self.url)
 
 

@@ -12,8 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from e2i_serving.exceptions import E2IServingError, FrameError
-from e2i_serving.journal import Frame, JournalReader, LifeFolder, Position, list_lives
+from e2i_serving.exceptions import FrameError
+from e2i_serving.journal import Frame, LifeFolder, Position, list_lives
 from e2i_serving.journal.frame import CHECKED_FROM, ERASED, FRAME_HEAD, SEGMENT_HEAD, parse
 from e2i_serving.record import (
     WHOLE_REQUEST,
@@ -28,6 +28,7 @@ from e2i_serving.relay import Ledger
 from e2i_serving.relay.cells import text_cells
 from e2i_serving.relay.dead_letters import DeadLetter
 from e2i_serving.relay.ledger_schema import LEDGER_NAME
+from e2i_serving.runtime.catching_up import receivers
 from e2i_serving.stores.engine import BUSY_SECONDS
 from e2i_serving.stores.maintenance import StoreChange
 from e2i_serving.typing import Cipher
@@ -101,11 +102,10 @@ def erase_frames(data_dir: Path, subject: Subject, cipher: Cipher | None) -> int
     """
     done = 0
     with closing(Ledger(data_dir, read_only=True)) as ledger:
-        destinations = ledger.destinations()
+        destinations = receivers(ledger)
         for folder in list_lives(data_dir / "journal"):
-            if destinations:
-                behind = min(ledger.position(destination, folder.life) for destination in destinations)
-                done += sum(_erase_in(folder, number, behind, subject, cipher) for number in _segments(folder, behind))
+            behind = min(ledger.position(destination, folder.life) for destination in destinations)
+            done += sum(_erase_in(folder, number, behind, subject, cipher) for number in _segments(folder, behind))
     return done
 
 
@@ -229,27 +229,3 @@ def _is_settled(path: Path) -> bool:
         return time.time() - path.stat().st_mtime > SETTLED_SECONDS
     except FileNotFoundError:
         return False
-
-
-def pending_everywhere(data_dir: Path) -> dict[str, int]:
-    """For each life with frames that a destination has yet to take, the number of the last one there is now.
-
-    Raises:
-        E2IServingError: A journal can't be read.
-    """
-    ends: dict[str, int] = {}
-    with closing(Ledger(data_dir, read_only=True)) as ledger:
-        destinations = ledger.destinations() or ["audit-store"]
-        for folder in list_lives(data_dir / "journal"):
-            behind = min(ledger.position(destination, folder.life) for destination in destinations)
-            reader = JournalReader(folder, behind)
-            last = behind.sequence
-            try:
-                while frames := reader.read(1024, ended=False):
-                    last = frames[-1].sequence
-            except (E2IServingError, OSError):
-                if folder.path.exists():
-                    raise
-            if last > behind.sequence:
-                ends[folder.life] = last
-    return ends

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Self
@@ -16,6 +17,7 @@ from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.record import ModelInfo, OutcomeFilter, PredictionFilter, Row
 from e2i_serving.redaction import Redactor, redactor_of
 from e2i_serving.runtime.accesses import AccessRecorder
+from e2i_serving.runtime.catching_up import await_store
 from e2i_serving.runtime.payloads import PayloadReader
 from e2i_serving.runtime.places import find_data_dir, locate
 from e2i_serving.runtime.questions import outcome_filter, prediction_filter, time_ns_of
@@ -50,6 +52,7 @@ class AuditTrail:
         accesses: Records who looked at what; nothing is recorded without.
         redactor: By which the trail was redacted, so that what was hashed can be asked for.
         payloads: Reads what was too large for the store; it is left out without.
+        catch_up: Waits for what is on its way to the store, where a prediction is asked for that it does not have.
     """
 
     def __init__(
@@ -60,12 +63,14 @@ class AuditTrail:
         accesses: AccessRecorder | None = None,
         redactor: Redactor | None = None,
         payloads: PayloadReader | None = None,
+        catch_up: Callable[[], object] | None = None,
     ) -> None:
         self._source = source
         self._close = close
         self._accesses = accesses
         self._redactor = redactor
         self._payloads = payloads
+        self._catch_up = catch_up
 
     @classmethod
     def open(cls, where: str | Path | None = None) -> Self:
@@ -108,6 +113,7 @@ class AuditTrail:
             accesses=accesses,
             redactor=_redactor(settings),
             payloads=None if place.is_reader_s_own else PayloadReader(place.data_dir, settings),
+            catch_up=None if place.is_reader_s_own else partial(await_store, place.data_dir),
         )
 
     def __enter__(self) -> Self:
@@ -163,19 +169,22 @@ class AuditTrail:
     def get(self, prediction_id: str) -> Row | None:
         """One prediction by its prediction id; ``None`` when there is none.
 
+        If the store does not have it, what the relay is about to bring is waited for, some seconds at most.
+
         Returns:
             Its row, with its items in ``item_rows``, its outcomes in ``outcomes``, and in ``events`` what its thread
             came to after the answer.
         """
         asked = checked(PredictionFilter(prediction_id=prediction_id))
-        found = next(self._in_full(asked), None)
+        found = next(iter(self._matches([asked])), None)
         self._note("get", asked, int(found is not None))
         return found
 
     def find(self, any_id: str) -> list[Row]:
         """Every prediction with this prediction id, request id or trace id, as ``get`` gives it, newest first.
 
-        A trace id may lack its leading zeros, as one of 64 bits does.
+        A trace id may lack its leading zeros, as one of 64 bits does. If the store has none, what the relay is about
+        to bring is waited for, some seconds at most.
         """
         request_id = self._redactor.request_id(any_id) if self._redactor is not None else any_id
         filters = (
@@ -183,9 +192,9 @@ class AuditTrail:
             PredictionFilter(request_id=request_id),
             PredictionFilter(trace_id=any_id.lower().zfill(32)),  # B3 has short ones
         )
-        found = {row["prediction_id"]: row for where in filters for row in self._in_full(checked(where))}
+        found = self._matches([checked(where) for where in filters])
         self._note("find", PredictionFilter(), len(found), id=request_id)
-        return sorted(found.values(), key=lambda row: (row["time_ns"], row["prediction_id"]), reverse=True)
+        return sorted(found, key=lambda row: (row["time_ns"], row["prediction_id"]), reverse=True)
 
     def count(self, where: PredictionFilter | None = None, **conditions: Any) -> int:
         """How many predictions meet conditions; see ``query``."""
@@ -263,6 +272,18 @@ class AuditTrail:
         first = time_ns_of(since) if since is not None else None
         end = time_ns_of(until) if until is not None else None
         return list(self._source.accesses(since_ns=first, until_ns=end, limit=limit))
+
+    def _matches(self, filters: Sequence[PredictionFilter]) -> list[Row]:
+        """What meets any of the filters, in full; what is on its way to the store is waited for if nothing does."""
+
+        def look() -> list[Row]:
+            return list({row["prediction_id"]: row for where in filters for row in self._in_full(where)}.values())
+
+        found = look()
+        if not found and self._catch_up is not None:
+            self._catch_up()
+            found = look()
+        return found
 
     def _in_full(self, where: PredictionFilter) -> Iterator[Row]:
         parts = [self._add_items, self._add_late_results, self._add_outcomes]

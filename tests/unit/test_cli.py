@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 import e2i_serving
 from e2i_serving.cli import app
+from e2i_serving.journal import JournalWriter
 from e2i_serving.record import Entry, Life, Matrix, ModelInfo, Outcome, PredictionRecord, Values
 from e2i_serving.relay.explode import explode
 from e2i_serving.settings import Settings
@@ -214,6 +215,17 @@ def test_show_of_an_unknown_id(run):
     result = run("audit", "show", "no\x1b[31m[bold]where")
     assert result.exit_code == 1
     assert result.stderr == "Error: No prediction, request or trace has the id no\ufffd[31m[bold]where.\n"
+
+
+def test_show_of_what_is_not_delivered(run, data_dir):
+    """Where the id may stand in the journal still, the error says so, and what delivers it."""
+    with closing(JournalWriter(data_dir / "journal", LIFE, segment_bytes=2**16, record_bytes=2**16)) as writer:
+        writer.append(entry(9).body)
+    result = run("audit", "show", "request-9")
+    assert result.exit_code == 1
+    assert " 1 predictions are in the journal and not in the store yet: " in result.stderr
+    run("relay", "--once")
+    assert "prediction-9" in run("audit", "show", "request-9").stdout
 
 
 def test_what_comes_from_outside_is_only_text(run):

@@ -17,7 +17,7 @@ from e2i_serving.journal import list_lives
 from e2i_serving.record import AccessEvent, Outcome, OutcomeEvent, PredictionRecord, StreamEnd, Values
 from e2i_serving.relay import Ledger, read_books
 from e2i_serving.relay.dead_letters import DeadLetter, DeadLetters
-from e2i_serving.runtime import erasure
+from e2i_serving.runtime import catching_up, erasure
 from e2i_serving.runtime.erasure import erase
 from e2i_serving.runtime.holds import add_hold, release_hold
 from e2i_serving.stores.maintenance import SqlMaintenance
@@ -121,12 +121,26 @@ def test_what_is_pending_is_delivered_first(instance):
 
 def test_an_erasure_is_refused_while_records_wait(instance, monkeypatch):
     """Where they can't be delivered in time nothing is erased, and the error says why."""
-    monkeypatch.setattr(erasure, "start_relay_once", lambda *_: _Ended())
+    monkeypatch.setattr(catching_up, "start_relay_once", lambda *_: _Ended())
     monkeypatch.setattr(erasure, "DELIVERY_SECONDS", 0.1)
     instance.journal(about(6))
     with pytest.raises(StoreError, match="Nothing was erased"):
         erase(instance.settings, instance.data_dir, instance.url, f"customer={SECRET}")
     assert instance.rows("SELECT count(*) FROM entities")[0][0] > 0
+
+
+def test_a_destination_that_was_taken_away_holds_up_no_erasure(instance, tmp_path):
+    """What it had not dealt with when it went is not for it any more, and is erased from the journal too."""
+    plain = instance.settings
+    instance.settings = plain.model_copy(update={"jsonl_path": tmp_path / "elsewhere" / "trail.jsonl"})
+    instance.journal(about(6))
+    instance.deliver()
+    instance.settings = plain
+    instance.journal(about(7))
+    instance.deliver()
+    done = erase(plain, instance.data_dir, instance.url, f"customer={SECRET}")
+    assert done.elsewhere == ["jsonl"]
+    assert {name.split("/")[0] for name in instance.files_with(SECRET)} == {"elsewhere"}
 
 
 class _Ended:

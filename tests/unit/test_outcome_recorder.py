@@ -19,6 +19,7 @@ from e2i_serving.runtime.relay_process import run_relay
 from e2i_serving.runtime.trail import AuditTrail
 from e2i_serving.settings import load_settings
 from e2i_serving.stores.engine import sqlite_url
+from e2i_serving.stores.query import SqlAuditQuery
 from e2i_serving.stores.sql import SqlAuditStore
 
 LIFE = Life(life="life-1", service="credit", started_ns=1, pid=1, model=ModelInfo(name="scorer", version="v1"))
@@ -109,6 +110,28 @@ def test_what_is_about_nothing_is_refused(recorder, data_dir, fields, said):
     with pytest.raises(QueryError, match=said):
         recorder.record(**fields)
     assert list_lives(data_dir / "journal") == []
+
+
+def test_a_prediction_on_its_way_to_the_store_is_waited_for(data_dir):
+    """An outcome of what was served a moment ago is no mistake; of many, only the first unknown one waits."""
+    waits = []
+
+    def catch_up() -> None:
+        waits.append(True)
+        with closing(SqlAuditStore(sqlite_url(data_dir / "audit.db"))) as store:
+            store.write(explode([entry(7 + len(waits))]))
+
+    settings = load_settings(data_dir=data_dir).settings
+    with (
+        closing(SqlAuditQuery(sqlite_url(data_dir / "audit.db"))) as source,
+        OutcomeRecorder(EventJournal(data_dir, settings), source, settings, catch_up=catch_up) as recorder,
+    ):
+        recorder.record("p8", item=1, value=True)
+        recorder.record("p1", value=True)
+        assert waits == [True]
+        given = [GivenOutcome(prediction_id=name, value=1) for name in ("p9", "nobody", "p2")]
+        assert [bool(each.problem) for each in recorder.record_all(given)] == [False, True, False]
+    assert waits == [True, True]
 
 
 def test_unknown_ids_are_recorded_when_that_is_allowed(data_dir):

@@ -76,6 +76,23 @@ def trail() -> AuditTrail:
     return AuditTrail(store)
 
 
+@pytest.mark.parametrize("look", [AuditTrail.find, AuditTrail.get])
+def test_what_is_on_its_way_is_waited_for(look):
+    """A prediction that the store does not have yet is found once the relay has brought it; a known one at once."""
+    store, waits = InMemoryAuditStore(), []
+
+    def catch_up() -> None:
+        waits.append(True)
+        store.write(explode([entry(1)]))
+
+    trail = AuditTrail(store, catch_up=catch_up)
+    for _ in range(2):
+        found = look(trail, "p1")
+        assert (found[0] if isinstance(found, list) else found)["request_id"] == "r1"
+    assert waits == [True]
+    assert not look(trail, "nobody")
+
+
 @pytest.fixture
 def data_dir(tmp_path) -> Path:
     """A data directory whose audit store holds one prediction."""

@@ -17,6 +17,7 @@ from e2i_serving.runtime.checks import Check, Problem, importable, load_service,
 from e2i_serving.runtime.definition import ServiceDefinition, definition_of
 from e2i_serving.runtime.exporting import round_trips
 from e2i_serving.runtime.labels import declared_labels, label_bounds
+from e2i_serving.runtime.signals import signal_trips
 from e2i_serving.settings import ResolvedSettings
 
 AHEAD_SECONDS: Final = 60.0
@@ -76,23 +77,26 @@ def advise(definition: ServiceDefinition) -> Found:
 
 
 def reach(definition: ServiceDefinition) -> Found:
-    """Go to every destination of a service's records and back.
+    """Go to every destination of a service's records and back, and to the receivers of its other signals.
 
     Args:
         definition: A service whose settings can be resolved.
 
     Returns:
-        For each destination its name, and a problem if it does not answer as it should.
+        For each destination and signal its name, and a problem if it does not answer as it should.
     """
     resolved = definition.load_settings()
-    mend = "Mend that; until then, what it is to get waits in the journal."
+    records = round_trips(resolved.settings, definition.data_dir(resolved))
+    waits = "Mend that; until then, what it is to get waits in the journal."
+    lost = "Mend that, by OpenTelemetry's own OTEL_EXPORTER_OTLP_* variables; until then, they are lost."
     return [
-        (
-            f"destinations: {name}",
-            [Problem("destinations", f"{name}: {problem.rstrip('.')}.", mend)] if problem else [],
-        )
-        for name, problem in round_trips(resolved.settings, definition.data_dir(resolved))
+        *(_reached("destinations", name, problem, waits) for name, problem in records),
+        *(_reached("signals", name, problem, lost) for name, problem in signal_trips(resolved.settings)),
     ]
+
+
+def _reached(check: str, name: str, problem: str, mend: str) -> tuple[str, list[Problem]]:
+    return f"{check}: {name}", [Problem(check, f"{name}: {problem.rstrip('.')}.", mend)] if problem else []
 
 
 def _load(inner: type) -> Iterator[Problem]:

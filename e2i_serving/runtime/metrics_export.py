@@ -107,8 +107,12 @@ def _service(totals: Any) -> dict[str, str]:
     return {"service.name": said["service"], "service.version": said["bento_version"]}
 
 
-def metric_exporter(name: str) -> MetricExporter:
-    """The exporter of this name, with endpoint, headers and time limits by OpenTelemetry's own variables.
+def metric_exporter(name: str, timeout_seconds: float | None = None) -> MetricExporter:
+    """The exporter of this name, with endpoint and headers by OpenTelemetry's own variables.
+
+    Args:
+        name: ``otlp-grpc`` or ``otlp-http``.
+        timeout_seconds: Longest that a request may take; ``None``: as OpenTelemetry's own variables say.
 
     Raises:
         ImportError: It is not installed.
@@ -119,5 +123,5 @@ def metric_exporter(name: str) -> MetricExporter:
         from opentelemetry.exporter.otlp.proto.http.metric_exporter import (  # type: ignore[assignment]  # noqa: PLC0415
             OTLPMetricExporter,
         )
-    exporter: MetricExporter = OTLPMetricExporter()
+    exporter: MetricExporter = OTLPMetricExporter(timeout=timeout_seconds)
     return exporter

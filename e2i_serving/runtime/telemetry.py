@@ -57,16 +57,21 @@ def start_telemetry(definition: ServiceDefinition, bento: tuple[str, str]) -> Te
 
 
 def _log_export(settings: Settings, resource: dict[str, str]) -> LogExport | None:
-    variables = logs_variables()
-    wanted = variables.exporter if settings.log_exporter == "none" else settings.log_exporter
-    if variables.disabled or wanted == "none" or settings.log_format == "off":
+    if not sends_log_lines(settings):
         return None
     try:
         from e2i_serving.runtime.log_export import LogExport  # noqa: PLC0415  # takes an extra
     except ImportError as error:
         logger.warning("Log lines are not sent, for %s is not installed: install e2i-serving[otlp].", error.name)
         return None
-    return LogExport(variables, resource)
+    return LogExport(logs_variables(), resource)
+
+
+def sends_log_lines(settings: Settings) -> bool:
+    """Whether log lines are sent, by the settings or by OpenTelemetry's own variables."""
+    variables = logs_variables()
+    wanted = variables.exporter if settings.log_exporter == "none" else settings.log_exporter
+    return not (variables.disabled or wanted == "none" or settings.log_format == "off")
 
 
 def service_attributes(service: str, bento: tuple[str, str], settings: Settings) -> dict[str, str]:

@@ -142,8 +142,12 @@ def provider_of(processor: SpanProcessor, resource: Resource, sample_rate: float
     )
 
 
-def exporter_of(name: str) -> SpanExporter:
-    """The exporter of this name, with endpoint, headers and time limits by OpenTelemetry's own variables.
+def exporter_of(name: str, timeout_seconds: float | None = None) -> SpanExporter:
+    """The exporter of this name, with endpoint and headers by OpenTelemetry's own variables.
+
+    Args:
+        name: ``console``, ``otlp-grpc`` or ``otlp-http``.
+        timeout_seconds: Longest that a request may take; ``None``: as OpenTelemetry's own variables say.
 
     Raises:
         ImportError: It is not installed.
@@ -158,7 +162,7 @@ def exporter_of(name: str) -> SpanExporter:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # type: ignore[assignment]  # noqa: PLC0415
             OTLPSpanExporter,
         )
-    exporter: SpanExporter = OTLPSpanExporter()
+    exporter: SpanExporter = OTLPSpanExporter(timeout=timeout_seconds)
     return exporter
 
 

@@ -19,6 +19,7 @@ from e2i_serving.runtime.checks import CHECKS
 from e2i_serving.runtime.definition import ServiceDefinition
 from e2i_serving.runtime.examination import ADVICE, advise, reach
 from e2i_serving.services import PredictionService
+from e2i_serving.testing import ExportReceiver, Fault
 
 PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
 
@@ -35,7 +36,7 @@ def found(data_dir: Path, *, layered: bool = True, labels: tuple[str, ...] = (),
     return {name: str(problem) for name, problems in advice for problem in problems}
 
 
-@pytest.mark.parametrize("name", ["import", "settings", "load", "destinations", *CHECKS, *ADVICE])
+@pytest.mark.parametrize("name", ["import", "settings", "load", "destinations", "signals", *CHECKS, *ADVICE])
 def test_each_check_has_its_section(name):
     """Where a line of the doctor's points to, there is something."""
     assert PredictionService, "imported, so that its own check is registered"
@@ -98,6 +99,43 @@ def test_a_store_that_does_not_answer(tmp_path, free_port):
     assert "audit-store: " in str(problem)
     assert "can't be read" in str(problem)
     assert "secret" not in str(problem)
+
+
+SIGNALS = {"trace_exporter": "otlp-http", "metrics_exporter": "otlp-http", "log_exporter": "otlp-http"}
+
+
+def signals(tmp_path: Path, **settings: Any) -> dict[str, str]:
+    """What a round trip of each signal came to, empty where nothing is wrong."""
+    definition = ServiceDefinition("credit", Plain, {"data_dir": str(tmp_path), **settings})
+    return {
+        name.removeprefix("signals: "): " ".join(map(str, problems))
+        for name, problems in reach(definition)
+        if name.startswith("signals: ")
+    }
+
+
+def test_receivers_of_signals_are_asked(tmp_path, monkeypatch):
+    """Each signal that is sent goes to its receiver once, as an empty request; what a receiver says is shown."""
+    assert signals(tmp_path) == {}
+    with ExportReceiver() as receiver:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+        assert signals(tmp_path, **SIGNALS) == {"spans": "", "metrics": "", "log lines": ""}
+        assert [each.path for each in receiver.requests] == ["/v1/traces", "/v1/metrics", "/v1/logs"]
+        receiver.judge = lambda _request: Fault(401)
+        wrong = signals(tmp_path, **SIGNALS)
+    assert all("401" in wrong[name] for name in ("spans", "metrics", "log lines"))
+    assert "OTEL_EXPORTER_OTLP_" in wrong["spans"]
+
+
+@pytest.mark.parametrize("protocol", ["otlp-http", "otlp-grpc"])
+def test_a_receiver_that_is_not_there(tmp_path, monkeypatch, free_port, protocol):
+    """It is a problem, said within seconds, and not in OpenTelemetry's own words on standard error."""
+    monkeypatch.setattr("e2i_serving.runtime.signals.TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port}")
+    found = signals(tmp_path, trace_exporter=protocol, metrics_exporter=protocol)
+    assert found.keys() == {"spans", "metrics"}
+    for name, said in found.items():
+        assert re.search(f" {name}: .*{free_port}.*refused", said), said
 
 
 def test_a_service_that_can_not_be_imported(tmp_path):

@@ -2,7 +2,7 @@
 
 from e2i_serving.propagation.b3 import B3MultiPropagator, B3SinglePropagator
 from e2i_serving.propagation.baggage import LABEL_PREFIX, PREDICTION_ID, REQUEST_ID, BaggagePropagator
-from e2i_serving.propagation.extraction import ContextExtractor
+from e2i_serving.propagation.extraction import ContextExtractor, new_span_id
 from e2i_serving.propagation.opik import OpikPropagator
 from e2i_serving.propagation.request_id import RequestIdPropagator
 from e2i_serving.propagation.vendor import AmazonTracePropagator, TraceIdPropagator
@@ -21,4 +21,5 @@ __all__ = [
     "RequestIdPropagator",
     "TraceContextPropagator",
     "TraceIdPropagator",
+    "new_span_id",
 ]

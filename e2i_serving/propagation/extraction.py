@@ -32,6 +32,11 @@ PROPAGATORS: tuple[Propagator, ...] = (
 """The propagators in their order of precedence: what an earlier one found, a later one leaves."""
 
 
+def new_span_id() -> str:
+    """A span id made here, 16 hex digits."""
+    return f"{random.getrandbits(64) or 1:016x}"
+
+
 class ContextExtractor:
     """Makes the context of a request from its headers, and headers from a context.
 
@@ -69,7 +74,7 @@ class ContextExtractor:
             prediction_id,
             found.get("request_id") or prediction_id,
             trace_id,
-            f"{random.getrandbits(64) or 1:016x}",
+            new_span_id(),
             found.get("parent_span_id", ""),
             sampled,
             found.get("parent_request_id", ""),

@@ -33,7 +33,7 @@ from e2i_serving.runtime.observation import observation
 from e2i_serving.runtime.refused import RefusedRequest
 from e2i_serving.runtime.scrape import ServedBy
 from e2i_serving.runtime.telemetry import Telemetry
-from e2i_serving.runtime.unlayered import UNLAYERED
+from e2i_serving.runtime.unlayered import UNLAYERED, stand_by
 from e2i_serving.runtime.user_metrics import UserMetrics
 from e2i_serving.runtime.worker import Worker
 from e2i_serving.typing import Observer
@@ -124,6 +124,7 @@ class ObservedAppFactory(ServiceAppFactory):
         """BentoML's lifespan; inside it, once the model is loaded, the worker's."""
         async with super().lifespan(app):
             worker = self._placed.worker = self._open_worker(app)
+            stand_by(app, worker)
             worker.start()
             try:
                 yield
@@ -154,12 +155,16 @@ class ObservedAppFactory(ServiceAppFactory):
     async def api_endpoint(self, name: str, request: Request) -> Response:
         """BentoML's answer of an API method; where one refuses, in its own words."""
         try:
-            return await super().api_endpoint(name, request)
+            response = await super().api_endpoint(name, request)
+            current = observation.get()
+            if current is not None and current.ender is not None and current.streaming is None:
+                await current.ender.answered(current, response)  # the method made it itself
         except RefusedRequest as error:
             status = int(error.error_code)
             if status >= 500:  # noqa: PLR2004  # HTTP's own number
                 logger.warning("%s", error)
-            return JSONResponse(error.body(), status_code=status)
+            return JSONResponse(error.body(), status_code=status, headers=error.headers)
+        return response
 
     async def batch_infer(self, name: str, input_args: Any, input_kwargs: Any) -> Any:
         """BentoML's call of an adaptively batched method, in each caller's own context; what it raises is noted."""

@@ -32,30 +32,31 @@ UNAUDITED = "__e2i_serving_unaudited__"
 
 
 def instrument(inner: type) -> None:
-    """Instrument the API methods of a service class, each once, in place.
+    """Instrument the API methods of a service class in place: of each its function and its specs, each once.
 
     Args:
         inner: The class that BentoML's service wraps.
     """
     for name in dir(inner):
         method = getattr(inner, name, None)  # an abstract base lists what it lacks while a class is made
-        if not isinstance(method, APIMethod):
+        if not isinstance(method, APIMethod) or getattr(method.func, UNAUDITED, False):
             continue
-        if not (getattr(method.func, MARK, False) or getattr(method.func, UNAUDITED, False)):
+        if not all(hasattr(part, MARK) for part in (method.func, method.input_spec, method.output_spec)):
             setattr(inner, name, _instrumented(method))
 
 
 def _instrumented(method: APIMethod[..., Any]) -> APIMethod[..., Any]:
-    # A batch runs in the context of whichever request came first, so only the specs may speak for a batched method.
+    # A subclass may have another spec in the place of one that was instrumented already.
     options = {field.name: getattr(method, field.name) for field in attrs.fields(APIMethod) if field.init}
-    options |= {
-        "func": _unattributed(method.func) if method.batchable else _timed(method.func),
-        "input_spec": _observed_input(method.input_spec, method.name),
-        "output_spec": _observed_output(method.output_spec),
-    }
-    observed = ObservedMethod(**options)
-    setattr(observed.func, MARK, True)
-    return observed
+    if not hasattr(method.func, MARK):
+        # A batch runs in the context of whichever request came first, so only the specs may speak for a batched method.
+        options["func"] = _unattributed(method.func) if method.batchable else _timed(method.func)
+        setattr(options["func"], MARK, True)
+    if not hasattr(method.input_spec, MARK):
+        options["input_spec"] = _observed_input(method.input_spec, method.name)
+    if not hasattr(method.output_spec, MARK):
+        options["output_spec"] = _observed_output(method.output_spec)
+    return ObservedMethod(**options)
 
 
 class ObservedMethod(APIMethod[..., Any]):
@@ -83,14 +84,14 @@ def _observed_input(spec: Any, name: str) -> Any:
         except BaseException as error:
             current.fail(error)
             raise
-        now = time.perf_counter()
-        current.phases["decode"] = now - started
-        current.decoded_at = now
         if not getattr(cls, "captures_items", False):
             try:
                 _capture_inputs(current, decoded)
             except Exception as error:  # noqa: BLE001  # promise 4: observability never harms
                 current.faults.append(("input capture", error))
+        now = time.perf_counter()
+        current.phases["decode"] = now - started
+        current.decoded_at = now
         return decoded
 
     observed = _subclass(spec, "from_http_request", from_http_request)
@@ -114,8 +115,8 @@ def _observed_output(spec: Any) -> Any:
             current.fail(error)
             raise
         current.phases["encode"] = time.perf_counter() - started
-        if current.on_end is not None:
-            current.on_end(current, response)
+        if current.ender is not None:
+            await current.ender.answered(current, response)
         return response
 
     observed = _subclass(spec, "to_http_response", to_http_response)
@@ -137,6 +138,7 @@ def _subclass(spec: Any, hook: str, function: Callable[..., Any]) -> Any:
         "mime_type": classmethod(mime_type),
         "__module__": spec.__module__,
         "__doc__": spec.__doc__,
+        MARK: True,
     }
     made = type(spec)(spec.__name__, (spec,), body)
     return made
@@ -215,12 +217,14 @@ def _timed(func: Callable[..., Any]) -> Callable[..., Any]:
         try:
             result = func(self, *args, **kwargs)
         except BaseException as error:
-            current.fail(error)
             _finish(current, started)
+            current.fail(error)
             current.finish(None, error)
             raise
         _finish(current, started)
         current.finish(result, None)
+        if current.ender is not None:
+            current.ender.returned(current, result)
         return result
 
     return timed
@@ -234,12 +238,15 @@ def _timed_coroutine(func: Callable[..., Any]) -> Callable[..., Any]:
         if current is None or started is None:
             return await func(self, *args, **kwargs)
         try:
-            return await func(self, *args, **kwargs)
+            result = await func(self, *args, **kwargs)
         except BaseException as error:
+            _finish(current, started)
             current.fail(error)
             raise
-        finally:
-            _finish(current, started)
+        _finish(current, started)
+        if current.ender is not None:
+            current.ender.returned(current, result)
+        return result
 
     return timed
 
@@ -284,8 +291,8 @@ def _timed_async_generator(func: Callable[..., Any]) -> Callable[..., Any]:
 
 def _stream_over(current: Observation | None, ending: BaseException | None) -> None:
     # A layer sees the stream's last byte itself.
-    if current is not None and current.on_end is not None:
-        current.on_end(current, ending)
+    if current is not None and current.ender is not None:
+        current.ender.ended(current, ending)
 
 
 def _finish(current: Observation, started: float) -> None:

@@ -14,6 +14,7 @@ from opentelemetry import context as otel_context
 from e2i_serving.context import current as current_context
 from e2i_serving.record import Outcome, PredictionRecord
 from e2i_serving.runtime.observation import Endpoint, Observation, observation, outcome_of
+from e2i_serving.runtime.refused import NotOnRecord
 from e2i_serving.runtime.tracing import StampedPhases, request_span
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 UNMATCHED = "__unmatched__"
-RETRY_AFTER_SECONDS = 5
 
 
 class ObservabilityLayer:
@@ -50,12 +50,15 @@ class ObservabilityLayer:
             await self._app(scope, receive, send)
             return
         worker = self._worker
-        endpoint = worker.endpoints.get(scope["path"])
+        path = scope["path"]
+        endpoint = worker.endpoints.get(path)
         if endpoint is None:
-            if scope["path"] == worker.served_by.metrics_path:
+            if path == worker.served_by.metrics_path:
                 await self._metrics(scope, send)
-            else:
-                await self._pass(scope, receive, send)
+                return
+            endpoint = worker.routed(path)
+        if endpoint is None:
+            await self._pass(scope, receive, send)
             return
         request = self._observe(endpoint, scope)
         context = request.context
@@ -232,11 +235,10 @@ class _Answer:
     async def _refuse(self, reason: str) -> None:
         self._refused = True
         self.status = 503
-        body = msgspec.json.encode(
-            {"error": "The prediction can't be put on record, which is required here.", "detail": reason}
-        )
+        refusal = NotOnRecord(reason)
+        body = msgspec.json.encode(refusal.body())
         start = _start(503, body)
-        start["headers"].append((b"retry-after", str(RETRY_AFTER_SECONDS).encode()))
+        start["headers"].extend((name.lower().encode(), value.encode()) for name, value in refusal.headers.items())
         start["headers"].extend(self._worker.response_headers(self._request))
         await self._send(start)
         await self._send({"type": "http.response.body", "body": body})

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from e2i_serving.context import RequestContext
 from e2i_serving.record import (
@@ -22,6 +22,9 @@ from e2i_serving.record import (
 )
 from e2i_serving.runtime.plain import plain
 from e2i_serving.runtime.refused import RefusedRequest
+
+if TYPE_CHECKING:
+    from starlette.responses import Response
 
 MAX_ERROR_MESSAGE = 1024
 MAX_LABEL = 128
@@ -48,6 +51,19 @@ class Endpoint:
     is_stream: bool = False
 
 
+class Ender(Protocol):
+    """What ends a request that no layer does."""
+
+    async def answered(self, current: Observation, response: Response, /) -> None:
+        """Called on the event loop before an answer leaves; may raise, for another one in its place."""
+
+    def returned(self, current: Observation, result: Any, /) -> None:
+        """Called in any thread with what a method returned, which may be a response."""
+
+    def ended(self, current: Observation, error: BaseException | None, /) -> None:
+        """Called in any thread with what was raised, or when a stream is over."""
+
+
 class Observation:
     """One request being served.
 
@@ -60,6 +76,7 @@ class Observation:
         "attributes",
         "context",
         "decoded_at",
+        "ender",
         "endpoint",
         "entered",
         "entities",
@@ -74,7 +91,6 @@ class Observation:
         "labels",
         "late",
         "method",
-        "on_end",
         "on_late",
         "outputs",
         "phases",
@@ -109,8 +125,8 @@ class Observation:
         self.status = 0
         self.streaming: PredictionRecord | None = None
         """The record of a streamed answer that has begun and not ended."""
-        self.on_end: Callable[[Observation, Any], None] | None = None
-        """What ends a request that no layer sees: called with the response, or with what was raised."""
+        self.ender: Ender | None = None
+        """What ends a request that no layer does."""
         self.journaled = False
         """Whether its record is in the journal, so that what is said of it later belongs there too."""
         self.held: PredictionRecord | None = None
@@ -126,8 +142,8 @@ class Observation:
         """Note what was raised while serving it; the first such error counts."""
         if self.error is None:
             self.error = error
-        if self.on_end is not None:
-            self.on_end(self, error)
+        if self.ender is not None:
+            self.ender.ended(self, error)
 
     def finish(self, result: Any, error: BaseException | None) -> None:
         """Note, in the method's own thread, that it ended.

@@ -26,6 +26,7 @@ DIGEST_BYTES = 4 * 1024 * 1024
 _LONG = 4096
 """Bits above which an integer is written in hexadecimal: Python refuses the decimal of a very long one."""
 _NUMERIC_KINDS = "biuf"
+_PLAIN_TYPES = frozenset({float, bool, type(None)})
 
 
 def plain(value: Any, depth: int = 0) -> Any:
@@ -55,12 +56,19 @@ def _plain(value: Any, depth: int) -> Any:  # noqa: PLR0911  # one return a kind
     if isinstance(value, list | tuple | set | frozenset):
         if len(value) > MAX_ELEMENTS:
             return _described(value)
-        return [plain(inner, depth + 1) for inner in value]
+        return _plain_list(value, depth + 1)
     if isinstance(value, np.generic):
         return plain(value.item(), depth + 1)
     if isinstance(value, np.ndarray):
         return plain(value.tolist(), depth + 1) if value.size <= MAX_ELEMENTS else _described(value)
     return plain(value.value, depth + 1) if isinstance(value, Enum) else _leaf(value)
+
+
+def _plain_list(values: Iterable[Any], depth: int) -> list[Any]:
+    # Rows of numbers, which most requests are made of, are plain as they are.
+    if set(map(type, values)) <= _PLAIN_TYPES:
+        return list(values)
+    return [plain(each, depth) for each in values]
 
 
 def _field_names(value: Any) -> Iterable[str] | None:
@@ -123,13 +131,10 @@ def _column(name: str, value: Any) -> dict[str, Column] | None:
             return {name: Matrix.of(value)}
         value = value.tolist()
     if isinstance(value, list):
-        return {name: Values([plain(each) for each in value])}
+        return {name: Values(_plain_list(value, 0))}
     if _is_frame(value):
         # By place, because names may stand twice.
-        return {
-            str(key): Values([plain(each) for each in value.iloc[:, at].tolist()])
-            for at, key in enumerate(value.columns)
-        }
+        return {str(key): Values(_plain_list(value.iloc[:, at].tolist(), 0)) for at, key in enumerate(value.columns)}
     return None
 
 

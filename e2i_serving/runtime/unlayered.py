@@ -1,7 +1,9 @@
-"""Serving under a plain ``@bentoml.service``, where no layer can be put around the app.
+"""Requests that reach an API method and that no layer is observing.
 
-A request then begins where BentoML decodes it and ends where it encodes the answer or an error is raised. What
-BentoML answers by itself (an unknown route, 405, 429, 504) is not seen, and one line at start-up says so.
+Under a plain ``@bentoml.service`` these are all: no layer can be put around the app. Under ours these are the runs of
+tasks, which begin after their request was answered, and requests that something between the layer and the method sent
+there. Such a request begins where BentoML decodes it and ends where it encodes the answer or an error is raised. What
+BentoML answers by itself (an unknown route, 405, 429, 504) is not seen.
 """
 
 from __future__ import annotations
@@ -10,25 +12,128 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+import uuid_utils
 from bentoml.exceptions import BentoMLException
 from opentelemetry import context as otel_context
 from pydantic import ValidationError
+from starlette.requests import Request
+from starlette.responses import Response
 
+from e2i_serving.context import RequestContext
 from e2i_serving.context import current as current_context
+from e2i_serving.propagation import new_span_id
 from e2i_serving.record import Outcome
-from e2i_serving.runtime.observation import Endpoint, Observation, observation
+from e2i_serving.runtime.observation import Observation, observation
+from e2i_serving.runtime.refused import NotOnRecord
 from e2i_serving.runtime.tracing import StampedPhases, request_span
+
+if TYPE_CHECKING:
+    from e2i_serving.runtime.worker import Worker
 
 logger = logging.getLogger("e2i_serving")
 
-UNLAYERED = "__e2i_serving_unlayered__"
+UNLAYERED: Final = "__e2i_serving_unlayered__"
 """Marks a hook that serves only where there is no layer."""
 
-_worker: Any = None
-_loop: asyncio.AbstractEventLoop | None = None
-_endpoints: dict[str, Endpoint] = {}
+_STATE: Final = "e2i_serving_unlayered"
+_plain: UnlayeredRequests | None = None
+
+
+class UnlayeredRequests:
+    """Observes a worker's requests that no layer does. Made on the running event loop.
+
+    Args:
+        worker: The parts of this worker process.
+        layered: Whether a layer sees all other requests.
+    """
+
+    def __init__(self, worker: Worker, *, layered: bool) -> None:
+        self.worker = worker
+        self._layered = layered
+        self._endpoints = {endpoint.name: endpoint for endpoint in worker.endpoints.values()}
+        self._loop = asyncio.get_running_loop()
+
+    def begin(self, name: str, request: Request) -> Observation | None:
+        """Begin to observe a request; ``None`` if its method predicts nothing."""
+        endpoint = self._endpoints.get(name)
+        if endpoint is None:
+            return None
+        worker, headers = self.worker, request.scope["headers"]
+        outer = current_context.get() if self._layered else None
+        context = worker.extractor.extract(headers) if outer is None else _within(outer)
+        current = Observation(endpoint, context, request.method)
+        current.labels = worker.labels.read(context, headers)
+        current.ender = self
+        if context.sampled and worker.tracing.sink is not None:
+            current.phases = StampedPhases(time.perf_counter)
+        current_context.set(context)
+        observation.set(current)
+        otel_context.attach(request_span(current))
+        return current
+
+    async def answered(self, current: Observation, response: Response) -> None:
+        """End a request with its answer, before this leaves; called on the event loop.
+
+        Raises:
+            NotOnRecord: It must be on record, and can't be.
+        """
+        current.ender = None
+        unjournaled = self._end(current, response)
+        if unjournaled is None:
+            unjournaled = await self.worker.sync()
+            self.worker.synced(current, unjournaled)
+        if unjournaled is not None and self.worker.refuses(unjournaled):
+            raise NotOnRecord(unjournaled)
+
+    def returned(self, current: Observation, result: Any) -> None:
+        """End a request whose method made the response itself; called in any thread.
+
+        BentoML encodes nothing then. Under a layer, its app says what was answered.
+        """
+        if isinstance(result, Response) and not self._layered:
+            self._leave(current, self._end, result)
+
+    def ended(self, current: Observation, error: BaseException | None) -> None:
+        """End a request by what was raised, or a stream; called in any thread."""
+        self._leave(current, self._end_stream if current.streaming is not None else self._end, error)
+
+    def _leave(self, current: Observation, end: Callable[[Observation, Any], Any], ending: Any) -> None:
+        current.ender = None
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            # In the thread of an API method; the journal and the metrics are the event loop's alone. The loop gets to
+            # this before it gets to what the thread came to, so that the record still comes before the answer.
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(end, current, ending)
+        else:
+            end(current, ending)
+
+    def _end(self, current: Observation, ending: Any) -> str | None:
+        outcome = None
+        if isinstance(ending, asyncio.CancelledError):
+            outcome = Outcome.CANCELLED
+        elif isinstance(ending, BaseException):
+            current.status = _status_of(ending)
+        else:
+            current.status = ending.status_code
+            outcome = Outcome.INTERRUPTED if current.endpoint.is_stream else None
+        unjournaled = self.worker.end(current, outcome)
+        if current.streaming is not None:
+            current.ender = self
+        if isinstance(ending, Response):
+            headers = self.worker.response_headers(current, with_ids=not self._layered)
+            ending.raw_headers.extend(headers)
+        return unjournaled
+
+    def _end_stream(self, current: Observation, ending: BaseException | None) -> None:
+        outcome = Outcome.OK if ending is None else Outcome.ERROR
+        if isinstance(ending, asyncio.CancelledError):
+            outcome = Outcome.CANCELLED
+        self.worker.end_stream(current, outcome, -1, ending)
 
 
 def start(service: Any, instance: Any, load_seconds: float) -> None:
@@ -50,108 +155,62 @@ def start(service: Any, instance: Any, load_seconds: float) -> None:
     from e2i_serving.runtime.scrape import ServedBy  # noqa: PLC0415
     from e2i_serving.runtime.worker import Worker  # noqa: PLC0415
 
-    global _worker, _loop  # noqa: PLW0603  # one service a process, and no app to keep it on
-    _loop = asyncio.get_running_loop()
+    global _plain  # noqa: PLW0603  # one service a process, and no app to keep it on
     arguments = definition_of(service.inner).arguments
-    endpoints = endpoints_of(service)
-    _endpoints.update({endpoint.name: endpoint for endpoint in endpoints.values()})
     definition = define(service.inner, name=service.name, arguments=arguments)
     served_by = ServedBy(workers_of(service.name), load_seconds=load_seconds, telemetry=worker_telemetry(definition))
-    _worker = Worker(
+    worker = Worker(
         definition,
         model_info_of(instance, service),
-        endpoints,
+        endpoints_of(service),
         bento=bento_identity(),
         served_by=served_by,
     )
-    _worker.start()
+    _plain = UnlayeredRequests(worker, layered=False)
+    worker.start()
     logger.warning(
         "%s is decorated with @bentoml.service: predictions are audited and measured, but requests that BentoML "
-        "answers by itself (404, 405, 429, 504) are not seen, and its own middlewares stay. "
+        "answers by itself (404, 405, 429, 504) are not seen, nor what fails in a batch, and its own middlewares stay. "
         "@e2i_serving.service sees all.",
         service.name,
     )
 
 
 def stop() -> None:
-    """End this process's worker, if there is one."""
-    global _worker  # noqa: PLW0603  # as above
-    if _worker is not None:
-        _worker.close()
-        _worker = None
+    """End this process's worker, if it was started here."""
+    global _plain  # noqa: PLW0603  # as above
+    if _plain is not None:
+        _plain.worker.close()
+        _plain = None
 
 
-def begin(name: str, request: Any) -> Observation | None:
-    """Begin to observe a request to an API method; ``None`` when a layer would, or nothing does."""
-    endpoint = _endpoints.get(name)
-    if _worker is None or endpoint is None:
-        return None
-    context = _worker.extractor.extract(request.scope["headers"])
-    current = Observation(endpoint, context, request.method)
-    current.labels = _worker.labels.read(context, request.scope["headers"])
-    current.on_end = _end
-    if context.sampled and _worker.tracing.sink is not None:
-        current.phases = StampedPhases(time.perf_counter)
-    current_context.set(context)
-    observation.set(current)
-    otel_context.attach(request_span(current))
-    return current
+def stand_by(app: Any, worker: Worker) -> None:
+    """Observe what passes by the layer of an app; called on the event loop.
+
+    Args:
+        app: The app.
+        worker: Its worker.
+    """
+    setattr(app.state, _STATE, UnlayeredRequests(worker, layered=True))
+
+
+def begin(name: str, request: Request) -> Observation | None:
+    """Begin to observe a request to an API method; ``None`` when nothing does, or it predicts nothing."""
+    app = request.scope.get("app")
+    requests = getattr(app.state, _STATE, _plain) if app is not None else _plain
+    return requests.begin(name, request) if requests is not None else None
 
 
 def with_metrics(text: str) -> str:
     """BentoML's metrics, with ours behind them when this process is served unlayered."""
-    return text if _worker is None else f"{text.rstrip()}\n{_worker.metrics_text()}"
+    return text if _plain is None else f"{text.rstrip()}\n{_plain.worker.metrics_text()}"
 
 
-def _end(current: Observation, ending: Any) -> None:
-    if ending is not None:
-        current.on_end = None
-        _on_loop(_finish, current, ending)
-
-
-def _end_stream(current: Observation, ending: BaseException | None) -> None:
-    current.on_end = None
-    _on_loop(_finish_stream, current, ending)
-
-
-def _on_loop(function: Callable[[Observation, Any], None], current: Observation, ending: Any) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        # In the thread of an API method; the journal and the metrics are the event loop's alone. The loop gets to
-        # this before it gets to an error raised there, so that the record still comes before the answer.
-        if _loop is not None and not _loop.is_closed():
-            _loop.call_soon_threadsafe(function, current, ending)
-    else:
-        function(current, ending)
-
-
-def _finish_stream(current: Observation, ending: BaseException | None) -> None:
-    if _worker is None:
-        return
-    outcome = Outcome.OK if ending is None else Outcome.ERROR
-    if isinstance(ending, asyncio.CancelledError):
-        outcome = Outcome.CANCELLED
-    _worker.end_stream(current, outcome, -1, ending)
-
-
-def _finish(current: Observation, ending: Any) -> None:
-    worker = _worker
-    if worker is None:
-        return
-    outcome = None
-    if isinstance(ending, asyncio.CancelledError):
-        outcome = Outcome.CANCELLED
-    elif isinstance(ending, BaseException):
-        current.status = _status_of(ending)
-    else:
-        current.status = ending.status_code
-        outcome = Outcome.INTERRUPTED if current.endpoint.is_stream else None
-    worker.end(current, outcome)
-    if outcome is Outcome.INTERRUPTED:
-        current.on_end = _end_stream
-    if not isinstance(ending, BaseException):
-        ending.raw_headers.extend(worker.response_headers(current))
+def _within(outer: RequestContext) -> RequestContext:
+    """A request of its own within one that predicts nothing by itself: its trace and request id, and its span above."""
+    return msgspec.structs.replace(
+        outer, prediction_id=str(uuid_utils.uuid7()), span_id=new_span_id(), parent_span_id=outer.span_id
+    )
 
 
 def _status_of(error: BaseException) -> int:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
+from starlette.routing import compile_path
 
 from e2i_serving.guard import FailureGuard
 from e2i_serving.observers.metrics import Measured
@@ -81,6 +82,7 @@ class Worker:
             keep_settings(resolved, self.data_dir)
         self.endpoints = endpoints
         self.other_routes = other_routes
+        self._patterns = [(compile_path(route)[0], endpoint) for route, endpoint in endpoints.items()]
         self.served_by = served_by or ServedBy()
         self.tracing = self.served_by.telemetry.tracing
         self.extractor = ContextExtractor(sample_rate=self.tracing.sample_rate)
@@ -142,6 +144,15 @@ class Worker:
         return self._identity if self._journaling is None else self._journaling.life
 
     # The path of a request.
+
+    def routed(self, path: str) -> Endpoint | None:
+        """The API method that a path leads to which is not literally its route: a route may have parameters."""
+        if path in self.other_routes:
+            return None
+        for pattern, endpoint in self._patterns:
+            if pattern.match(path):
+                return endpoint
+        return None
 
     def end(self, request: Observation, outcome: Outcome | None = None) -> str | None:
         """Put a request on record and show it to the observers; never raises.
@@ -253,14 +264,19 @@ class Worker:
         fault = self._journaling.fault()
         return fault is None or not self.refuses(fault)
 
-    def response_headers(self, request: Observation) -> list[tuple[bytes, bytes]]:
-        """The headers that tell a caller the ids and the time taken."""
+    def response_headers(self, request: Observation, *, with_ids: bool = True) -> list[tuple[bytes, bytes]]:
+        """The headers that tell a caller the ids and the time taken.
+
+        Args:
+            request: The request.
+            with_ids: Whether those of its trace and the caller's own id are among them.
+        """
         # A copy: after a timeout the thread that runs the model still adds to them.
         phases = request.phases.copy()
         timing = [f"{phase};dur={seconds * 1000:.3f}" for phase, seconds in phases.items()]
         timing.append(f"total;dur={(time.perf_counter() - request.arrived) * 1000:.3f}")
         return [
-            *self.extractor.inject(request.context),
+            *(self.extractor.inject(request.context) if with_ids else ()),
             (b"x-prediction-id", request.context.prediction_id.encode()),
             (b"server-timing", ", ".join(timing).encode()),
         ]

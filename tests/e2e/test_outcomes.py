@@ -174,6 +174,19 @@ def test_a_hostile_request_id_is_replaced(probe):
     assert answer.headers["x-request-id"] == answer.headers["x-prediction-id"]
 
 
+def test_a_task_is_on_record_when_it_ran(probe, row_of):
+    """Its row has the ids of the request that handed it in, and says how it ended."""
+    for x, outcome in ((2.0, "ok"), (-1.0, "error")):
+        headers = {"X-Request-ID": f"task-{outcome}"}
+        handed_in = probe.post("/tripled/submit", json={"x": x}, headers=headers)
+        assert handed_in.json()["status"] == "in_progress"
+        row = row_of(f"task-{outcome}")
+        assert (row["endpoint"], row["route"], row["outcome"]) == ("tripled", "/tripled", outcome)
+        _, trace_id, span_id, _ = handed_in.headers["traceparent"].split("-")
+        assert (row["trace_id"], row["parent_span_id"]) == (trace_id, span_id)
+        assert [item["prediction"] for item in row["item_rows"]] == [6.0 if outcome == "ok" else None]
+
+
 def test_the_command_finds_a_row_by_the_header(probe):
     """``e2i-serving audit show``, at once, prints what the request id of an answer stands for."""
     request_id = probe.predict(instances=[ROW], labels={"brand": "shown"}).headers["x-request-id"]

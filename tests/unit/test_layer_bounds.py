@@ -15,8 +15,8 @@ from e2i_serving.journal import JournalRoom, JournalWriter, list_lives
 from e2i_serving.observers.metrics import observation_books
 from e2i_serving.record import LateResult, Matrix, Outcome, PredictionRecord, StreamEnd, Values
 from e2i_serving.runtime.instrument import _timed
-from e2i_serving.runtime.layer import RETRY_AFTER_SECONDS
 from e2i_serving.runtime.observation import observation
+from e2i_serving.runtime.refused import RETRY_AFTER_SECONDS
 
 MIB = 1024 * 1024
 

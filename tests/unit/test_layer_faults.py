@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from e2i_serving.record import Outcome, PredictionRecord, StreamEnd
-from e2i_serving.runtime.layer import RETRY_AFTER_SECONDS
 from e2i_serving.runtime.observation import observation
+from e2i_serving.runtime.refused import RETRY_AFTER_SECONDS
 
 
 async def test_a_stream_is_on_record_at_both_ends(rig):

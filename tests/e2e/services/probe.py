@@ -56,6 +56,13 @@ class Probe(ProbeBase):
         e2i_serving.annotate(labels={"brand": "greeting"}, politeness=times)
         return {"greeting": f"hello {name} " * times}
 
+    @bentoml.task
+    def tripled(self, x: float) -> float:
+        """Triple: a task, which runs after its request was answered."""
+        if x < 0:
+            raise RuntimeError("below zero")
+        return x * 3
+
     @bentoml.api(batchable=True, max_batch_size=16, max_latency_ms=500)
     def doubled(self, x: np.ndarray) -> np.ndarray:
         """Double: an adaptively batched method."""

@@ -145,15 +145,23 @@ def phase_spans(trace: dict[str, Any], record: PredictionRecord) -> Iterator[dic
         start_ns = end_ns
 
 
+def _given_id(value: object) -> str | None:
+    """An id that came from outside; ``None`` if it is none, for one bad id has Opik refuse a whole batch."""
+    try:
+        return str(UUID(value)) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
 def child_span(trace: dict[str, Any], record: PredictionRecord) -> dict[str, Any] | None:
     """The span that a prediction is in its caller's trace; ``None`` when the caller named none."""
-    parent = record.attributes.get(PARENT_TRACE)
-    if not isinstance(parent, str):
+    parent = _given_id(record.attributes.get(PARENT_TRACE))
+    if parent is None:
         return None
     kept = ("project_name", "name", "start_time", "end_time", "input", "output", "error_info", "tags", "source")
     span = {name: trace[name] for name in kept if name in trace}
     span |= {"id": derived_id(record.prediction_id, "child"), "trace_id": parent, "type": "general"}
-    if isinstance(above := record.attributes.get(PARENT_SPAN), str):
+    if above := _given_id(record.attributes.get(PARENT_SPAN)):
         span["parent_span_id"] = above
     span["metadata"] = {"prediction_id": record.prediction_id, **trace["metadata"]}
     return span

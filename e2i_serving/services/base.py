@@ -11,11 +11,9 @@ from typing import Any, ClassVar
 import attrs
 import bentoml
 import numpy as np
-from _bentoml_sdk.method import APIMethod
 from bentoml.exceptions import BentoMLException
-from bentoml.models import BentoModel
 
-from e2i_serving.exceptions import ConfigurationError, ServiceDefinitionError
+from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.features import FeaturePolicy, TimedFeatureStore
 from e2i_serving.record import Column, Matrix, ModelInfo, Values
 from e2i_serving.runtime import unlayered
@@ -23,7 +21,7 @@ from e2i_serving.runtime.bento import ObservedService
 from e2i_serving.runtime.checks import Problem, add_deployment_hook, check
 from e2i_serving.runtime.definition import ServiceDefinition, define, definition_of
 from e2i_serving.runtime.instrument import UNAUDITED, instrument
-from e2i_serving.runtime.labels import FIELD, METHOD, Label, declared_labels, refuse_wrong_labels
+from e2i_serving.runtime.labels import FIELD, METHOD, Label, declared_labels
 from e2i_serving.runtime.models import ATTRIBUTE as MODEL_ATTRIBUTE
 from e2i_serving.runtime.models import ServedModel, describe_model
 from e2i_serving.runtime.observation import MAX_LABEL, observation
@@ -38,12 +36,17 @@ from e2i_serving.services.loading import (
     import_framework,
     load_model,
 )
-from e2i_serving.services.requests import EntityPredictionRequestBody, MixedPredictionRequestBody, PredictionRequest
+from e2i_serving.services.mistakes import refuse_mistakes
+from e2i_serving.services.requests import (
+    EntityPredictionRequestBody,
+    MixedPredictionRequestBody,
+    PredictionRequest,
+    PredictionRequestBody,
+)
 from e2i_serving.services.responses import Answer, ModelInfoResponse
-from e2i_serving.services.retrieval import FeatureRetrieval, refuse_wrong_features
+from e2i_serving.services.retrieval import FeatureRetrieval
 from e2i_serving.settings import ResolvedSettings
 
-STEPS = ("load", "features", "preprocess", "infer", "postprocess", "labels")
 """Methods a subclass may override; plain functions, called by the template."""
 
 
@@ -93,14 +96,12 @@ class PredictionService:
     def __init_subclass__(cls, **options: Any) -> None:
         """Check how the class is written, and instrument its API methods."""
         super().__init_subclass__(**options)
-        _refuse_mistakes(cls)
+        refuse_mistakes(cls)
         model = cls.__dict__.get("model")
         if isinstance(model, str):
             cls.model = ServedModel(model)
-        if cls.feature_dtype is object and "feature_dtype" in cls.__dict__:
-            cls.predict = attrs.evolve(cls.predict, input_spec=MixedPredictionRequestBody)
-        if cls.feature_service and "feature_service" in cls.__dict__:
-            cls.predict = attrs.evolve(cls.predict, input_spec=EntityPredictionRequestBody.of_a_service())
+        if {"feature_dtype", "feature_service"} & cls.__dict__.keys():
+            _choose_body(cls)
         define(cls)
         instrument(cls)
         add_deployment_hook(cls)
@@ -202,7 +203,8 @@ class PredictionService:
 
     def _label(self, request: PredictionRequest, current: Any) -> None:
         if request.attributes:
-            current.attributes = plain(request.attributes)
+            # What the headers said of the caller, and what was annotated before, stays as it is.
+            current.attributes = {**plain(request.attributes), **current.attributes}
         labels = self.labels(request)
         if not labels:
             return
@@ -356,30 +358,11 @@ def input_columns(features: Any, items: int, names: tuple[str, ...]) -> dict[str
     return found[0]
 
 
-def _refuse_mistakes(cls: type) -> None:
-    """Refuse what BentoML would accept and then serve wrongly, or not at all."""
-    apis = {name for base in cls.__mro__[1:] for name, value in vars(base).items() if isinstance(value, APIMethod)}
-    for name, value in cls.__dict__.items():
-        if name in apis and not isinstance(value, APIMethod):
-            raise ServiceDefinitionError(
-                f"{cls.__name__}.{name} replaces the API method {name!r} of its base, so that its route would vanish. "
-                "Override infer(), features() or another step instead, or decorate it with @bentoml.api."
-            )
-        if name in STEPS and not (inspect.isfunction(value) and not inspect.iscoroutinefunction(value)):
-            raise ServiceDefinitionError(
-                f"{cls.__name__}.{name} must be a plain method (def, not async def, no attribute): predict calls it."
-            )
-    refuse_wrong_labels(cls)
-    refuse_wrong_features(cls)
-    for name in ("label_names", "feature_names", "class_names"):
-        value = cls.__dict__.get(name)
-        if isinstance(value, str):
-            raise ServiceDefinitionError(
-                f"{cls.__name__}.{name} must be a tuple of names, and a string would count letter by letter. "
-                f"Write {name} = ({value!r},)."
-            )
-    model = cls.__dict__.get("model")
-    if model is not None and not isinstance(model, str | BentoModel):
-        raise ServiceDefinitionError(
-            f"{cls.__name__}.model must be a model's tag such as 'churn:latest', not {type(model).__name__}."
-        )
+def _choose_body(cls: Any) -> None:
+    """Let ``predict`` take what the class says its features are, unless it takes something of the class's own."""
+    if not issubclass(cls.predict.input_spec, PredictionRequestBody):
+        return
+    if cls.feature_service:
+        cls.predict = attrs.evolve(cls.predict, input_spec=EntityPredictionRequestBody.of_a_service())
+    elif cls.feature_dtype is object:
+        cls.predict = attrs.evolve(cls.predict, input_spec=MixedPredictionRequestBody)

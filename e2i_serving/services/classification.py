@@ -41,7 +41,12 @@ class ClassificationService(PredictionService):
     def postprocess(self, raw: Any, request: PredictionRequest) -> tuple[dict[str, Column], dict[str, Any]]:
         """Decide on a class: by threshold for two, by the highest probability for more."""
         probabilities = np.asarray(raw, dtype=np.float64)
-        names = self.class_names or tuple(range(probabilities.shape[1]))
+        names = self.class_names or tuple(range(probabilities.shape[-1]))
+        if probabilities.shape != (len(request.instances), len(names)):
+            raise ValueError(
+                f"{type(self).__name__}.infer must give one probability for each instance and class, shape "
+                f"{(len(request.instances), len(names))}; it gave {probabilities.shape}."
+            )
         binary = len(names) == 2  # noqa: PLR2004  # two classes
         if binary:
             scores = probabilities[:, 1]

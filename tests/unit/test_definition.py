@@ -20,7 +20,7 @@ from e2i_serving.runtime.checks import HOOK
 from e2i_serving.runtime.definition import ServiceDefinition, code_digest, define, definition_of, source_file
 from e2i_serving.runtime.instrument import MARK, UNAUDITED, instrument
 from e2i_serving.services import CausalService, ClassificationService, PredictionService, RegressionService
-from e2i_serving.services.base import STEPS
+from e2i_serving.services.mistakes import STEPS
 
 BASES = [PredictionService, ClassificationService, RegressionService, CausalService]
 
@@ -82,11 +82,31 @@ def test_a_step_must_be_a_plain_method(step):
     async def coroutine(self: Any) -> None:
         """Never awaited."""
 
-    for value in (coroutine, {"a": 1}, ("age", "income"), property(lambda self: 1), staticmethod(len), None):
+    def generator(self: Any) -> Any:
+        """Would give a generator, whatever it yields."""
+        yield 1
+
+    for value in (coroutine, generator, {"a": 1}, ("age", "income"), property(lambda self: 1), staticmethod(len), None):
         assert refusal(**{step: value}) == (
-            f"Made.{step} must be a plain method (def, not async def, no attribute): predict calls it."
+            f"Made.{step} must be a plain method (def, not async def, without yield, no attribute): predict calls it."
         )
     make(**{step: lambda self, *_args: None})
+
+
+def test_a_mixin_may_not_hide_what_the_base_has():
+    """What a class finds first is what BentoML serves and predict calls, wherever it was written."""
+
+    class Quiet:
+        def predict(self, rows: Any) -> Any:
+            """Not an API method."""
+
+    class Later:
+        async def infer(self, inputs: Any) -> Any:
+            """A coroutine."""
+
+    for mixin, said in ((Quiet, "its route would vanish"), (Later, "must be a plain method")):
+        with pytest.raises(ServiceDefinitionError, match=said):
+            type("Made", (mixin, RegressionService), {"__module__": __name__})
 
 
 @pytest.mark.parametrize("model", [5, b"churn", object(), ["churn:latest"]], ids=type)

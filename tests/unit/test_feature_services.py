@@ -67,6 +67,19 @@ def test_entities_take_the_place_of_instances(churn) -> None:
     assert row["item_rows"][0]["inputs"] == {"price": 9.0, "basket": 1.0, "calls": 3.0}
 
 
+class Mixed(Churn.inner):
+    """The same, with features of any type."""
+
+    feature_dtype = object
+
+
+def test_a_subclass_takes_entities_all_the_same():
+    """That features may be strings does not take away whom they are fetched for."""
+    with ServiceHarness(e2i_serving.service(Mixed)) as running:
+        reply = running.predict(entities=["c1"], instances=[{"basket": 1.0}])
+    assert (reply.status, reply.body["predictions"]) == (200, [13.0])
+
+
 def test_whole_instances_are_predicted_as_they_are(churn) -> None:
     """Nothing is fetched where the caller gives the features, and a part of them is refused."""
     reply = churn.predict(instances=[[1.0, 2.0, 3.0]])

@@ -68,6 +68,14 @@ def test_what_failed_says_why(opik, export):
     assert trace["error_info"] == {"exception_type": "ValueError", "message": "no", "traceback": "ValueError: no"}
 
 
+@pytest.mark.parametrize("given", ["nonsense", "", 7, {"id": 1}])
+def test_a_caller_that_is_none_is_left_out(opik, export, given):
+    """What a body's attribute calls a trace may be anything, and one bad id has Opik refuse a whole batch."""
+    export(prediction(1, attributes={"opik_trace_id": given, "opik_parent_span_id": given}), prediction(2))
+    assert len(opik.traces) == 2
+    assert not opik.spans
+
+
 def test_a_request_of_many_items_is_one_trace_or_many(opik, export):
     """As a whole it lists its items; by item each has a stable id and the request as its thread."""
     export(prediction(items=3))

@@ -196,6 +196,23 @@ def test_a_classification_of_many_takes_the_likeliest():
     assert "threshold" not in seen.outputs
 
 
+def test_probabilities_of_other_classes_than_named_are_refused():
+    """A class that has no name, or a name that has no class, would give a wrong answer without a word."""
+
+    class Unnamed(Species):
+        class_names = ("no", "yes")
+
+        def load(self) -> Any:
+            class Booster:
+                def predict_proba(self, rows: Any) -> Any:
+                    return np.tile([0.1, 0.2, 0.7], (len(rows), 1))
+
+            return Booster()
+
+    with pytest.raises(ValueError, match=r"shape \(2, 2\); it gave \(2, 3\)"):
+        Seen(started(Unnamed), instances=[[0, 1], [1, 0]])
+
+
 def test_a_classifier_without_predict_proba_gives_the_second_class():
     """What ``predict`` gives alone is taken for the probability of the second class; unnamed classes are numbers."""
 

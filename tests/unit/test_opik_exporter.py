@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from opik_entries import LIFE, START_NS, outcome, prediction, prediction_id
 
@@ -269,7 +270,6 @@ def test_batches_are_bounded_by_number_and_by_bytes(opik, export):
 @pytest.mark.skipif(not os.environ.get(SCHEMA_VARIABLE), reason=f"{SCHEMA_VARIABLE} names no file")
 def test_every_batch_is_as_opik_publishes(opik, export):
     """Held against the schemas of its requests, with the formats of ids and times."""
-    jsonschema = pytest.importorskip("jsonschema")
     # Bounds that are "not exclusive" are written as OpenAPI 3.0 has them, which JSON Schema has no more.
     contract = json.loads(
         Path(os.environ[SCHEMA_VARIABLE]).read_text(),

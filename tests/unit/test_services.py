@@ -8,65 +8,24 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from gathered import Seen, started
 from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 
-from e2i_serving.propagation import ContextExtractor
-from e2i_serving.record import Column, Constant, Entry, Life, ModelInfo, Outcome, column_values
-from e2i_serving.relay.explode import explode
-from e2i_serving.runtime.observation import Endpoint, Observation, annotate, observation
+from e2i_serving.record import Column, Constant, ModelInfo, Outcome
+from e2i_serving.runtime.observation import annotate
 from e2i_serving.services import (
     CausalEstimate,
     CausalService,
     ClassificationService,
-    PredictionService,
     RegressionEstimate,
     RegressionService,
 )
 from e2i_serving.services.requests import MixedPredictionRequestBody, decode
-from e2i_serving.services.responses import encode
 
 pytestmark = pytest.mark.filterwarnings("ignore:X does not have valid feature names")
 
 ROWS = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
-
-
-class Seen:
-    """What one request was answered and what was gathered about it."""
-
-    def __init__(self, service: PredictionService, **body: Any) -> None:
-        context = ContextExtractor().extract([])
-        self.gathered = Observation(Endpoint("predict", "/predict"), context, "POST")
-        token = observation.set(self.gathered)
-        try:
-            decoder = type(service).predict.input_spec.body_decoder
-            answer = type(service).predict.func(service, decode(json.dumps(body).encode(), decoder))
-        finally:
-            observation.reset(token)
-        self.answer = json.loads(encode(answer))
-        self.gathered.status = 200
-
-    @property
-    def outputs(self) -> dict[str, list[Any]]:
-        """The outputs on record, one value an item."""
-        return {name: column_values(column, self.gathered.items) for name, column in self.gathered.outputs.items()}
-
-    @property
-    def inputs(self) -> dict[str, list[Any]]:
-        """The inputs on record, one value an item."""
-        return {name: column_values(column, self.gathered.items) for name, column in self.gathered.inputs.items()}
-
-    def rows(self, model: ModelInfo) -> Any:
-        """What a store would keep of it."""
-        record = self.gathered.record(model)
-        return explode([Entry(Life("life-1", "credit", 1, 1, model=model), 1, record)])
-
-
-def started(cls: type[PredictionService]) -> Any:
-    """An instance with its model loaded."""
-    service = cls()
-    service.e2i_load()
-    return service
 
 
 class Doubling(RegressionService):

@@ -6,6 +6,7 @@ they rely on. Where BentoML is not as expected, the layer is added, BentoML's mi
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -164,6 +165,12 @@ class ObservedAppFactory(ServiceAppFactory):
             if status >= 500:  # noqa: PLR2004  # HTTP's own number
                 logger.warning("%s", error)
             return JSONResponse(error.body(), status_code=status, headers=error.headers)
+        except asyncio.CancelledError as error:
+            # BentoML gave up waiting for the method, which a layer that observes the request sees for itself.
+            current = observation.get()
+            if current is not None and current.ender is not None:
+                current.ender.ended(current, error)
+            raise
         return response
 
     async def batch_infer(self, name: str, input_args: Any, input_kwargs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,12 +27,17 @@ class Redirecting:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
-            path = {"/old": "/halved", "/old-made": "/made", "/old-counted": "/counted"}.get(scope["path"])
+            path = {"/old": "/halved", "/old-made": "/made", "/old-counted": "/counted", "/old-waited": "/waited"}.get(
+                scope["path"]
+            )
             scope = {**scope, "path": path, "raw_path": path.encode()} if path else scope
         await self.app(scope, receive, send)
 
 
-@e2i_serving.service(metrics={"enabled": False})
+LEFT = threading.Event()
+
+
+@e2i_serving.service(metrics={"enabled": False}, traffic={"timeout": 1})
 class Routes:
     """Has a method for each way in."""
 
@@ -51,6 +57,12 @@ class Routes:
         yield from map(str, range(abs(x)))
         if x < 0:
             raise RuntimeError("below zero")
+
+    @bentoml.api
+    def waited(self, x: float) -> float:
+        """Takes longer than it may."""
+        LEFT.wait(30)
+        return x
 
     @bentoml.api(route="/tenants/{tenant}/halved")
     def by_tenant(self, x: float) -> float:
@@ -113,6 +125,16 @@ def test_a_stream_past_its_route_has_its_end_on_record(service):
     assert service.request("POST", "/old-counted", json={"x": 3}).body == "012"
     assert service.request("POST", "/old-counted", json={"x": -2}).body == "01"
     assert [(row["endpoint"], row["outcome"]) for row in rows(service)] == [("counted", "ok"), ("counted", "error")]
+
+
+def test_a_method_that_is_given_up_is_on_record(service):
+    """By its route as a time-out; past it, where the layer does not see the answer, as cancelled."""
+    try:
+        for path in ("/waited", "/old-waited"):
+            assert service.request("POST", path, json={"x": 3.0}).status == 504
+    finally:
+        LEFT.set()
+    assert [row["outcome"] for row in rows(service)] == ["timeout", "cancelled"]
 
 
 class Sum:

@@ -20,6 +20,9 @@ from e2i_serving.runtime.bento import ObservedService
 from e2i_serving.services.tabular import Table, read_chunks, refuse_format, write_table
 
 ENDPOINT: Final = "/predict"
+_EXACT: Final = 2**53
+"""From here on, several integers are the same floating-point number."""
+
 _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 
 
@@ -128,7 +131,7 @@ async def _score(
         client = await exits.enter_async_context(
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service", timeout=None)  # noqa: S113  # a chunk takes as long as it takes
         )
-        for number, rows in enumerate(read_chunks(source, manifest.chunk)):
+        for number, rows in enumerate(read_chunks(source, manifest.chunk, manifest.entities)):
             part = parts / f"{number:08}.jsonl"
             if part.exists():
                 resumed += len(rows)
@@ -145,26 +148,34 @@ async def _answered(client: httpx.AsyncClient, rows: Table, number: int, manifes
     keys = manifest.entities
     if absent := [key for key in keys if key not in rows[0]]:
         raise ConfigurationError(f"{manifest.source} has no column {absent[0]!r} of an entity.")
+    first = number * manifest.chunk
+    said = f"Rows {first} to {first + len(rows) - 1}"
     body: dict[str, Any] = {
         "instances": [{name: value for name, value in row.items() if name not in keys} for row in rows],
         "attributes": {"scoring": {"run": manifest.run, "chunk": number}},
     }
     if keys:
-        body["entities"] = [{key: _key(row[key]) for key in keys} for row in rows]
+        body["entities"] = [{key: _key(key, row[key], said) for key in keys} for row in rows]
     headers = {"content-type": "application/json", "x-request-id": f"{manifest.run}-{number}"}
     reply = await client.post(ENDPOINT, content=_encoder.encode(body), headers=headers)
     if reply.status_code != httpx.codes.OK:
-        first = number * manifest.chunk
         raise ConfigurationError(
-            f"Rows {first} to {first + len(rows) - 1} were answered {reply.status_code}: {reply.text[:500]} "
+            f"{said} were answered {reply.status_code}: {reply.text[:500]} "
             "Correct that and run it again: it goes on with these rows."
         )
     answer: dict[str, Any] = reply.json()
     return answer
 
 
-def _key(value: Any) -> Any:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _key(name: str, value: Any, said: str) -> Any:
+    if not isinstance(value, float) or not value.is_integer():
+        return value
+    if abs(value) >= _EXACT:
+        raise ConfigurationError(
+            f"{said}: the column {name!r} holds {value:.0f} as a floating-point number, which may have been another id "
+            "before it was rounded. Make the column one of integers or of text."
+        )
+    return int(value)
 
 
 def _spread(answer: dict[str, Any], items: int) -> Iterator[dict[str, Any]]:

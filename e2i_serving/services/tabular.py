@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -29,12 +31,13 @@ def refuse_format(path: Path) -> None:
         _parquet()
 
 
-def read_chunks(path: Path, size: int) -> Iterator[Table]:
+def read_chunks(path: Path, size: int, texts: Collection[str] = ()) -> Iterator[Table]:
     """The rows of a file.
 
     Args:
         path: The file.
         size: Most rows a chunk.
+        texts: Columns of CSV that are text, whatever they read as. In the other formats values have types.
 
     Raises:
         ConfigurationError: It is not of the format that its name says.
@@ -46,7 +49,9 @@ def read_chunks(path: Path, size: int) -> Iterator[Table]:
             return
         with path.open(encoding="utf-8", newline="") as file:
             rows: Iterator[dict[str, Any]] = (
-                map(_typed, csv.DictReader(file)) if path.suffix == ".csv" else map(msgspec.json.decode, file)
+                map(partial(_typed, texts), csv.DictReader(file))
+                if path.suffix == ".csv"
+                else map(msgspec.json.decode, file)
             )
             while chunk := list(islice(rows, size)):
                 yield chunk
@@ -102,17 +107,20 @@ def _write_csv(file: Any, rows: Iterable[dict[str, Any]]) -> None:
         )
 
 
-def _typed(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: _number(value) for name, value in row.items()}
+def _typed(texts: Collection[str], row: dict[str, Any]) -> dict[str, Any]:
+    return {name: (value or None) if name in texts else _number(value) for name, value in row.items()}
 
 
 def _number(text: Any) -> Any:
+    """A cell as a number where it is one; ``None`` for an empty cell."""
     if not text:
         return None
     try:
-        return float(text)
+        number = float(text)
     except (TypeError, ValueError):
         return text
+    # Python reads 1_000, nan and inf, which is not what a file means by them, or not a number that JSON has.
+    return number if math.isfinite(number) and "_" not in text else text
 
 
 def _parquet() -> Any:

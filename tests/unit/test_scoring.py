@@ -37,7 +37,7 @@ def service(tmp_path) -> Any:
     return Adding
 
 
-def write(path, rows: list[tuple[str, float, float]]) -> None:
+def write(path, rows: list[tuple[str, Any, float]]) -> None:
     """A CSV file of customers."""
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([("customer", "a", "b"), *rows])
@@ -92,6 +92,53 @@ def test_rows_that_fail_are_said(service, tmp_path) -> None:
     write(source, [("c0", 1.0, 1.0), ("c1", -1.0, 1.0)])
     with pytest.raises(ConfigurationError, match="Rows 1 to 1 were answered 500"):
         score(service, source, tmp_path / "out.csv", entities=["customer"], chunk=1)
+
+
+def entities_of(service: Any, tmp_path: Any) -> list[Any]:
+    """The customers on record, in order."""
+    with trail_of(service, tmp_path) as trail:
+        return [item["entity"]["customer"] for row in trail.query(newest_first=False) for item in row["item_rows"]]
+
+
+def test_entities_of_csv_are_the_text_of_the_file(service, tmp_path) -> None:
+    """An id that reads as a number is still the id that stands there, and is found by it."""
+    ids = ["00123", "9007199254740993", "1e5", "1_000", "nan", " 7", "+7"]
+    write(tmp_path / "in.csv", [(each, 1.0, 1.0) for each in ids])
+    score(service, tmp_path / "in.csv", tmp_path / "out.csv", entities=["customer"])
+    assert entities_of(service, tmp_path) == ids
+    with trail_of(service, tmp_path) as trail:
+        assert [trail.count(entity=f"customer={each}") for each in ids] == [1] * len(ids)
+
+
+def test_integers_of_parquet_stay_as_they_are(service, tmp_path) -> None:
+    """Ids beyond what a double can tell apart are told apart."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    ids = [9007199254740992, 9007199254740993, 2**63 - 1]
+    table = pa.table({"customer": pa.array(ids, pa.int64()), "a": [1.0] * 3, "b": [1.0] * 3})
+    parquet.write_table(table, tmp_path / "in.parquet")
+    score(service, tmp_path / "in.parquet", tmp_path / "out.csv", entities=["customer"])
+    assert entities_of(service, tmp_path) == ids
+
+
+def test_integers_of_json_lines_stay_as_they_are(service, tmp_path) -> None:
+    """A whole number is taken for an integer, unless it is one of several that read alike."""
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"customer": 9007199254740993, "a": 1, "b": 1}\n{"customer": 17.0, "a": 1, "b": 1}\n')
+    score(service, source, tmp_path / "out.csv", entities=["customer"])
+    assert entities_of(service, tmp_path) == [9007199254740993, 17]
+    source.write_text('{"customer": 9007199254740993.0, "a": 1, "b": 1}\n')
+    with pytest.raises(ConfigurationError, match="Rows 0 to 0: the column 'customer' holds"):
+        score(service, source, tmp_path / "other.csv", entities=["customer"])
+
+
+@pytest.mark.parametrize("text", ["1_000", "nan", "NaN", "inf", "-Infinity", "1e999"])
+def test_what_is_no_finite_number_is_no_feature(service, tmp_path, text) -> None:
+    """A spelling that only Python reads as a number is refused with its rows, and not scored as something else."""
+    write(tmp_path / "in.csv", [("c0", 1.0, 1.0), ("c1", text, 1.0)])
+    with pytest.raises(ConfigurationError, match=r"Rows 1 to 1 were answered 400.*got `str`"):
+        score(service, tmp_path / "in.csv", tmp_path / "out.csv", entities=["customer"], chunk=1)
 
 
 def test_parquet_is_read_and_written(service, tmp_path) -> None:

@@ -290,7 +290,9 @@ class PredictionService:
             cache_seconds=self.feature_cache_seconds,
         )
         type(self).predict.input_spec.feature_service = store.service
-        return FeatureRetrieval(store)
+        # Features of its own may be made of anything that is sent.
+        is_numeric = self.feature_dtype is not object and type(self).features is PredictionService.features
+        return FeatureRetrieval(store, is_numeric=is_numeric)
 
     @bentoml.on_shutdown
     def _e2i_shutdown(self) -> None:

@@ -7,6 +7,7 @@ body is decoded by msgspec and becomes an array at once. The pydantic class is w
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, ClassVar
@@ -15,7 +16,8 @@ import msgspec
 import numpy as np
 from _bentoml_sdk.io_models import IODescriptor
 from numpy.typing import NDArray
-from pydantic import ConfigDict, Field, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
+from starlette.exceptions import HTTPException
 
 from e2i_serving.record import Column, Values
 from e2i_serving.runtime.plain import plain
@@ -25,18 +27,21 @@ from e2i_serving.typing import FeatureService
 MAX_NAME = 64
 """How much of a key's name an error repeats."""
 
+Number = float | None
 Scalar = float | str | bool | None
 _Entity = str | int | dict[str, str | int]
 
 
 class _NumericBody(msgspec.Struct, forbid_unknown_fields=True):
-    instances: list[list[float | None] | dict[str, float | None] | float | None] | dict[str, float | None]
+    value: ClassVar[Any] = Number
+    instances: list[list[Number] | dict[str, Number] | Number] | dict[str, Number]
     entities: list[_Entity] | _Entity | None = None
     labels: dict[str, str] = {}
     attributes: dict[str, Any] = {}
 
 
 class _MixedBody(msgspec.Struct, forbid_unknown_fields=True):
+    value: ClassVar[Any] = Scalar
     instances: list[list[Scalar] | dict[str, Scalar] | Scalar] | dict[str, Scalar]
     entities: list[_Entity] | _Entity | None = None
     labels: dict[str, str] = {}
@@ -44,6 +49,7 @@ class _MixedBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _EntityBody(msgspec.Struct, forbid_unknown_fields=True):
+    value: ClassVar[Any] = Scalar
     instances: list[list[Scalar] | dict[str, Scalar] | Scalar] | dict[str, Scalar] = []
     entities: list[_Entity] | _Entity | None = None
     labels: dict[str, str] = {}
@@ -60,12 +66,14 @@ class PredictionRequest:
         entities: By entity key, one value an instance.
         labels: Business labels as sent; which of them count is the service's to say.
         attributes: Free-form data for the audit record.
+        fetched: Names of the features in the instances that were fetched, and not sent.
     """
 
     instances: list[Any]
     entities: dict[str, Column] = field(default_factory=dict)
     labels: dict[str, str] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
+    fetched: frozenset[str] = frozenset()
 
     def matrix(self, names: tuple[str, ...], dtype: type = np.float64) -> NDArray[Any]:
         """The instances as an array.
@@ -78,7 +86,8 @@ class PredictionRequest:
             Shape ``(n, k)``.
 
         Raises:
-            pydantic.ValidationError: A row has another width than the model, or lacks or adds a feature.
+            pydantic.ValidationError: A row has another width than the model, lacks or adds a feature, or holds no
+                numbers where numbers are asked for.
         """
         first = self.instances[0]
         rows = [_ordered(row, names, at) for at, row in enumerate(self.instances)] if isinstance(first, dict) else None
@@ -89,7 +98,29 @@ class PredictionRequest:
                     got = f"{len(row)} values" if isinstance(row, list) else "an object among arrays"
                     raise invalid_request(f"Expected {width} values, got {got}", "instances", at)
             rows = self.instances
-        return np.array(rows, dtype=dtype)
+        try:
+            return np.array(rows, dtype=dtype)
+        except (TypeError, ValueError):
+            refuse_texts(self.instances, self.fetched)
+            raise  # what the feature store has is not the caller's mistake
+
+
+def refuse_texts(instances: list[Any], unless: Collection[str] = ()) -> None:
+    """Refuse instances that hold something else than numbers and null.
+
+    Args:
+        instances: Rows, in the model's order of features or by name.
+        unless: Names that may hold anything.
+
+    Raises:
+        pydantic.ValidationError: One does.
+    """
+    for at, row in enumerate(instances):
+        # A row that is neither is refused for that, where the rows become an array.
+        for name, value in row.items() if isinstance(row, dict) else enumerate(row if isinstance(row, list) else ()):
+            if type(value) not in (int, float, NoneType) and name not in unless:
+                what = f"Expected `float | null`, got `{type(value).__name__}`"
+                raise invalid_request(what, "instances", at, name if isinstance(name, int) else name[:MAX_NAME])
 
 
 def _ordered(row: Any, names: tuple[str, ...], at: int) -> list[Any]:
@@ -149,13 +180,18 @@ class PredictionRequestBody(IODescriptor):
         """Decode the body into a ``PredictionRequest``.
 
         Raises:
-            pydantic.ValidationError: It is not JSON, or not of this shape.
+            pydantic.ValidationError: It is no JSON and no form, or not of this shape.
         """
-        if getattr(serde, "media_type", "application/json") != "application/json":
+        media_type = getattr(serde, "media_type", "application/json")
+        if media_type == "application/json":
+            return decode(await request.body(), cls.body_decoder)
+        try:
             sent = await super().from_http_request(request, serde)
             body = msgspec.json.encode(sent.model_dump(mode="json"))
-        else:
-            body = await request.body()
+        except ValidationError:
+            raise
+        except (HTTPException, RecursionError, TypeError, ValueError) as error:
+            raise invalid_request(f"The body can't be read as {media_type}: {type(error).__name__}") from None
         return decode(body, cls.body_decoder)
 
 
@@ -227,7 +263,7 @@ def decode(body: bytes, decoder: Any = PredictionRequestBody.body_decoder) -> Pr
         sent = decoder.decode(body)
     except msgspec.ValidationError as error:
         what, where = _located(str(error))
-        raise invalid_request(what, *_named(body, where)) from None
+        raise invalid_request(what, *_named(body, where, decoder.type.value)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid_request(f"The body is not valid JSON: {error}") from None
     except RecursionError:
@@ -250,22 +286,35 @@ def decode(body: bytes, decoder: Any = PredictionRequestBody.body_decoder) -> Pr
 def _located(message: str) -> tuple[str, tuple[str | int, ...]]:
     """The message of msgspec as what and where: it ends in a path such as ``$.instances[0][2]``."""
     what, _, path = message.partition(" - at `$")
-    steps = re.findall(r"\.([^.\[\]`]+)|\[(\d+|\.\.\.)\]", path)
+    # The name of a field that is not known stands in the message as it was sent, and may look like a path.
+    steps = re.findall(r"\.([^.\[\]`]+)|\[(\d{1,18}|\.\.\.)\]", path)
     return what, tuple(name or (int(index) if index.isdigit() else index) for name, index in steps)
 
 
-def _named(body: bytes, where: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """A location whose last step is a feature of a row given by name, with the name of that feature."""
+def _named(body: bytes, where: tuple[str | int, ...], kind: Any) -> tuple[str | int, ...]:
+    """A location whose last step is a feature of a row given by name, with the name of that feature.
+
+    Args:
+        body: What could not be decoded; its decoder stopped there, so that what follows may be anything.
+        where: The location.
+        kind: The type of a feature.
+    """
     if where[:1] != ("instances",) or where[-1] != "...":
         return where
+    row = where[:-1]
     try:
         at: Any = msgspec.json.decode(body)
-    except RecursionError:
-        return where
-    for step in where[:-1]:
-        at = at[step]
-    names = [name for name, value in at.items() if type(value) not in (int, float, NoneType)]
-    return (*where[:-1], *(name[:MAX_NAME] for name in names[:1]))
+        for step in row:
+            at = at[step]
+        for name, value in at.items():
+            try:
+                msgspec.convert(value, kind)
+            except msgspec.ValidationError:
+                return (*row, name[:MAX_NAME])
+    # It ends too early, is no UTF-8, nests too deeply, or has another value under a name that stands twice.
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        pass
+    return row
 
 
 def _entity_columns(entities: Any, items: int) -> dict[str, Column]:

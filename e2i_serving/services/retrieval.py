@@ -10,7 +10,7 @@ from e2i_serving.features import FeaturePolicy, TimedFeatureStore
 from e2i_serving.record import Values, column_values
 from e2i_serving.runtime.observation import Observation
 from e2i_serving.services.errors import invalid_request, refused_features
-from e2i_serving.services.requests import PredictionRequest
+from e2i_serving.services.requests import PredictionRequest, refuse_texts
 
 METHODS = ("open", "get_online_features", "refresh", "close")
 """What a feature store must have."""
@@ -21,10 +21,12 @@ class FeatureRetrieval:
 
     Args:
         store: The store, opened.
+        is_numeric: Whether the model takes numbers only.
     """
 
-    def __init__(self, store: TimedFeatureStore) -> None:
+    def __init__(self, store: TimedFeatureStore, *, is_numeric: bool = False) -> None:
         self._store = store
+        self._is_numeric = is_numeric
         self.names = tuple(feature.name for feature in store.service.features)
 
     def fill(self, request: PredictionRequest, names: tuple[str, ...], current: Observation | None) -> None:
@@ -37,9 +39,13 @@ class FeatureRetrieval:
 
         Raises:
             FeaturesRefused: They can't be had, and a policy refuses the prediction.
-            pydantic.ValidationError: An instance gives some of what is fetched, or names no entity.
+            pydantic.ValidationError: An instance gives some of what is fetched, names no entity, or holds text where
+                the model takes numbers.
         """
         instances = request.instances
+        data = self._store.service.request_data
+        if self._is_numeric:
+            refuse_texts(instances, {*data} - {*names})
         if not isinstance(instances[0], dict) or self._are_whole(instances):
             return
         if not request.entities:
@@ -48,7 +54,6 @@ class FeatureRetrieval:
         if current is not None:
             current.entities = request.entities
         rows = [dict(zip(request.entities, row, strict=True)) for row in zip(*keys, strict=True)]
-        data = self._store.service.request_data
         for at, (row, instance) in enumerate(zip(rows, instances, strict=True)):
             if not isinstance(instance, dict):
                 raise invalid_request("Expected an object like the first instance", "instances", at)
@@ -60,6 +65,7 @@ class FeatureRetrieval:
             raise refused_features(retrieved.error)
         # What the service has and the model does not take stays out; what only the caller gave is checked later.
         left_out = {*self.names, *data} - {*names}
+        request.fetched = frozenset(self.names)
         request.instances = [
             {
                 name: value

@@ -80,6 +80,32 @@ def test_a_subclass_takes_entities_all_the_same():
     assert (reply.status, reply.body["predictions"]) == (200, [13.0])
 
 
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ({"instances": [[5, "a", 1]]}, ["instances", 0, 1]),
+        ({"instances": [[5, 1, 1], [5, "7", 1]]}, ["instances", 1, 1]),
+        ({"instances": [{"calls": True, "minutes": 1, "price": 1, "basket": 1}]}, ["instances", 0, "calls"]),
+        ({"entities": ["c1"], "instances": [{"basket": "7"}]}, ["instances", 0, "basket"]),
+        ({"entities": ["c1"], "instances": [[1, 2, 3], "ab"]}, ["entities"]),
+    ],
+)
+def test_text_is_no_number(churn, body, where) -> None:
+    """What is sent is refused where the model takes numbers, with its place."""
+    reply = churn.predict(**body)
+    assert (reply.status, reply.record.outcome) == (400, "invalid")
+    assert reply.body["detail"][0]["loc"] == where
+
+
+def test_text_from_the_store_is_not_the_callers_mistake() -> None:
+    """A feature of another type than the model's is an error of the service."""
+    STORE.put("plan", {"customer": "c3"}, {"price": "dear"})
+    STORE.put("usage", {"customer": "c3"}, {"calls": 3, "minutes": 1.5})
+    with ServiceHarness(Churn) as churn:
+        reply = churn.predict(entities=["c3"], instances=[{"basket": 1.0}])
+    assert (reply.status, reply.record.outcome) == (500, "error")
+
+
 def test_whole_instances_are_predicted_as_they_are(churn) -> None:
     """Nothing is fetched where the caller gives the features, and a part of them is refused."""
     reply = churn.predict(instances=[[1.0, 2.0, 3.0]])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import math
 from typing import Any
@@ -9,12 +11,15 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import given
+from _bentoml_impl.serde import ALL_SERDE
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from starlette.requests import Request
 
 from e2i_serving.record import Values
 from e2i_serving.services.requests import (
+    EntityPredictionRequestBody,
     MixedPredictionRequestBody,
     PredictionRequest,
     PredictionRequestBody,
@@ -158,6 +163,136 @@ def test_a_feature_of_a_wrong_type_is_named():
     with pytest.raises(ValidationError) as raised:
         decoded(instances=[{"age": 1.0, "income": 2.0}, {"age": 3.0, "income": "much"}])
     assert raised.value.errors()[0]["loc"] == ("instances", 1, "income")
+
+
+def test_the_feature_that_is_wrong_is_named_among_others():
+    """Where strings and numbers are taken, neither is what is wrong with a row."""
+    with pytest.raises(ValidationError) as raised:
+        mixed(instances=[{"city": "Graz", "member": True, "age": None, "tags": [1]}])
+    assert raised.value.errors()[0]["loc"] == ("instances", 0, "tags")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"instances": [{"a": "x", "b": 1}], ',
+        b'{"instances": [{"a": "x", "b": 1}], "instances": 5}',
+        b'{"instances": [{"a": "x", "b": 1}], "instances": []}',
+        b'{"instances": [{"a": "x", "a": 1}]}',
+        b'{"instances": [{"a": "x", "b": 1}], "labels": {"a": "\xff"}}',
+        b'{"instances": [{"a": "x", "b": 1}], "labels": ' + b"[" * 100_000,
+    ],
+)
+def test_what_is_wrong_is_said_whatever_follows(body):
+    """A wrong value is named by its row where the rest of the body can't be read, or says otherwise."""
+    assert refusal(body) == ("Expected `float | null`, got `str`", ("instances", 0))
+
+
+def test_the_name_of_a_field_is_no_place():
+    """A field that is not known may have any name, even one that looks like a place."""
+    name = " - at `$.instances[" + "9" * 5000 + "]"
+    said, _ = refusal({"instances": [[1]], name: 1})
+    assert said.startswith("Object contains unknown field")
+
+
+@pytest.mark.parametrize(
+    ("row", "where"), [([1.0, "x"], ("instances", 1, 1)), ({"a": 1.0, "b": "x"}, ("instances", 1, "b"))]
+)
+def test_text_is_no_number(row, where):
+    """Where strings are taken, but not by the model, the one that it can't take is named."""
+    request = mixed(instances=[[1.0, 2.0], row] if isinstance(row, list) else [{"a": 1.0, "b": 2.0}, row])
+    with pytest.raises(ValidationError) as raised:
+        request.matrix(("a", "b"))
+    assert raised.value.errors()[0]["loc"] == where
+
+
+VALID = [
+    b'{"instances": [{"age": 1.5, "income": 2}, {"age": null, "income": -3e2}]}',
+    b'{"instances": [[1, 2], [3, null]], "entities": [{"customer": "c-1"}, {"customer": 7}]}',
+    b'{"instances": {"age": 1, "income": 2}, "entities": "c-1", "labels": {"brand": "n\\u00f6rd"}}',
+    '{"instances": [["Gr\u00e4z", true]], "attributes": {"note": [1, {"x": null}]}}'.encode(),
+    b'{"entities": [{"customer": "c-1"}], "instances": [{"age": "x"}]}',
+]
+PIECES = st.sampled_from([*b'{}[]",:\\\xff\xc3\x000-.eEn$`', 0x80]) | st.integers(0, 255)
+
+
+@st.composite
+def mutated(draw):
+    """A body that was cut, doubled, overwritten or put together from others, here and there."""
+    body = bytearray(draw(st.sampled_from(VALID)))
+    for _ in range(draw(st.integers(1, 4))):
+        begin = draw(st.integers(0, len(body)))
+        end = draw(st.integers(begin, len(body)))
+        match draw(st.sampled_from(["cut", "delete", "double", "overwrite", "insert", "member", "splice"])):
+            case "cut":
+                del body[begin:]
+            case "delete":
+                del body[begin:end]
+            case "double":
+                body[end:end] = body[begin:end]
+            case "overwrite":
+                body[begin : begin + 1] = bytes([draw(PIECES)])
+            case "insert":
+                body[begin:begin] = draw(st.binary(max_size=4))
+            case "member":
+                at = body.rfind(b"}")
+                body[at:at] = draw(st.sampled_from([b', "instances": 5', b', "instances": [[]]', b', "labels": []']))
+            case "splice":
+                body[begin:end] = draw(st.sampled_from(VALID))[begin:end]
+    return bytes(body)
+
+
+BODIES = (PredictionRequestBody, MixedPredictionRequestBody, EntityPredictionRequestBody)
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@settings(max_examples=500)
+@given(body=mutated())
+def test_a_damaged_body_is_decoded_or_refused(kind, body):
+    """Whatever became of a body on its way, it is decoded, or refused as the caller's mistake."""
+    for dtype in (float, object):
+        for names in ((), ("age", "income")):
+            with contextlib.suppress(ValidationError):
+                decode(body, kind.body_decoder).matrix(names, dtype)
+
+
+FORM = b'--x\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n--x--\r\n'
+
+
+async def posted(kind: Any, body: bytes, content_type: str) -> PredictionRequest:
+    """What becomes of a body that is posted as something else than JSON."""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope = {"type": "http", "method": "POST", "app": None, "headers": [(b"content-type", content_type.encode())]}
+    return await kind.from_http_request(Request(scope, receive), ALL_SERDE[content_type.partition(";")[0]]())
+
+
+@pytest.mark.parametrize("kind", BODIES)
+@settings(max_examples=100)
+@given(field=st.sampled_from([b"instances", b"entities", b"labels", b"other"]), body=mutated(), whole=st.booleans())
+def test_a_damaged_form_is_decoded_or_refused(kind, field, body, whole):
+    """The same holds of the forms that BentoML takes in place of JSON."""
+    form = FORM % (field, body) if whole else body
+    with contextlib.suppress(ValidationError):
+        asyncio.run(posted(kind, form, "multipart/form-data; boundary=x"))
+    with contextlib.suppress(ValidationError):
+        asyncio.run(posted(kind, b"instances=" + body, "application/x-www-form-urlencoded"))
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (FORM % (b"instances", b"[[" + b"9" * 5000 + b", 1]]"), "multipart/form-data; boundary=x"),
+        (FORM % (b"instances", b"[" * 100_000), "multipart/form-data; boundary=x"),
+        (b"instances", "multipart/form-data"),
+    ],
+)
+async def test_a_form_that_can_not_be_read_is_refused(body, content_type):
+    """A form without a boundary, or of values that no number and no stack can hold, is the caller's mistake."""
+    with pytest.raises(ValidationError, match="can't be read as multipart/form-data"):
+        await posted(PredictionRequestBody, body, content_type)
 
 
 def test_a_field_that_is_not_known_is_refused():

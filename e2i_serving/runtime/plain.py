@@ -12,10 +12,11 @@ from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import numpy as np
 from pydantic import BaseModel
 
-from e2i_serving.record import Column, Matrix, Values
+from e2i_serving.record import Column, Constant, Matrix, Values
 
 MAX_DEPTH = 16
 MAX_ELEMENTS = 10_000
@@ -23,10 +24,14 @@ MAX_ELEMENTS = 10_000
 DIGEST_BYTES = 4 * 1024 * 1024
 """Largest content of which a digest is taken on the path."""
 
+MAX_CONSTANT = 1024
+"""Most bytes, as JSON, of a value that is recorded once and stored with each of several items."""
+
 _LONG = 4096
 """Bits above which an integer is written in hexadecimal: Python refuses the decimal of a very long one."""
 _NUMERIC_KINDS = "biuf"
 _PLAIN_TYPES = frozenset({float, bool, type(None)})
+_encoder = msgspec.json.Encoder()
 
 
 def plain(value: Any, depth: int = 0) -> Any:
@@ -125,6 +130,46 @@ def columns(values: Mapping[str, Any]) -> tuple[dict[str, Column], int] | None:
     return (found, items) if items else None
 
 
+def member_columns(members: Mapping[Any, Any], items: int) -> dict[str, Column] | None:
+    """What the several inputs of a model hold, by column; beside them what is none, once for all items.
+
+    Args:
+        members: The inputs by name.
+        items: How many items they are for.
+
+    Returns:
+        The columns; ``None`` if no member is an array, a frame or a list of one value an item. Never raises.
+    """
+    found: dict[str, Column] = {}
+    others: dict[str, Any] = {}
+    try:
+        for key, value in members.items():
+            made = columns({str(key): value})
+            if made is None or made[1] != items:
+                others[str(key)] = value
+            else:
+                found.update(made[0])
+    except Exception:  # noqa: BLE001  # as plain
+        return None
+    if not found:
+        return None
+    kept = once(others, items)
+    if kept.keys() == others.keys():
+        return {**{name: Constant(value) for name, value in kept.items()}, **found}
+    return {"others": Constant(kept), **found}
+
+
+def once(value: Any, items: int) -> Any:
+    """A plain value that stands for all of a request's items: whole where it is small, else a description.
+
+    It is stored with each item; were it as large as the request, that would take the square of its size.
+    """
+    made = plain(value)
+    if items == 1 or len(_encoder.encode(made)) <= MAX_CONSTANT:
+        return made
+    return _named(value) if isinstance(value, str) else plain(value, MAX_DEPTH)
+
+
 def _column(name: str, value: Any) -> dict[str, Column] | None:
     if isinstance(value, np.ndarray) and value.ndim:
         if value.dtype.kind in _NUMERIC_KINDS:
@@ -163,6 +208,6 @@ def _described(value: Any) -> dict[str, Any]:
         description["size"] = plain(value.size, MAX_DEPTH - 1)
     elif hasattr(value, "shape"):
         description["shape"] = [int(axis) for axis in value.shape]
-    elif isinstance(value, list | tuple | set | frozenset):
+    elif isinstance(value, list | tuple | set | frozenset | Mapping):
         description["length"] = len(value)
     return description

@@ -15,7 +15,7 @@ from bentoml.exceptions import BentoMLException
 
 from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.features import FeaturePolicy, TimedFeatureStore
-from e2i_serving.record import Column, Matrix, ModelInfo, Values
+from e2i_serving.record import Column, Constant, Matrix, ModelInfo, Values
 from e2i_serving.runtime import unlayered
 from e2i_serving.runtime.bento import ObservedService
 from e2i_serving.runtime.checks import Problem, add_deployment_hook, check
@@ -25,7 +25,7 @@ from e2i_serving.runtime.labels import FIELD, METHOD, Label, declared_labels
 from e2i_serving.runtime.models import ATTRIBUTE as MODEL_ATTRIBUTE
 from e2i_serving.runtime.models import ServedModel, describe_model
 from e2i_serving.runtime.observation import MAX_LABEL, observation
-from e2i_serving.runtime.plain import columns, plain
+from e2i_serving.runtime.plain import columns, member_columns, once, plain
 from e2i_serving.services.errors import invalid_request
 from e2i_serving.services.frames import frame_of, refuse_arrays, require_frames
 from e2i_serving.services.loading import (
@@ -348,12 +348,14 @@ def _framework(definition: ServiceDefinition, resolved: ResolvedSettings) -> Ite
 
 
 def input_columns(features: Any, items: int, names: tuple[str, ...]) -> dict[str, Column]:
-    """Features as they go on record: an array as one matrix, a frame by column, anything else whole an item."""
+    """Features as they go on record: an array as one matrix, frames and mappings by column, anything else once."""
     if isinstance(features, np.ndarray) and features.dtype.kind in "biuf":
         return {"features": Matrix.of(features)}
     found = columns({"features": features})
     if found is None or found[1] != items:
-        return {"features": Values([plain(features)] * items)}
+        members = dict(enumerate(features)) if isinstance(features, tuple) else features
+        of_members = member_columns(members, items) if isinstance(members, Mapping) else None
+        return of_members or {"features": Constant(once(features, items))}
     column = found[0].get("features")
     if isinstance(column, Values) and names and not hasattr(features, "columns"):
         return {"features": Values([dict(zip(names, row, strict=False)) for row in column.values])}

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.record import Entry, Life, Outcome, PredictionRecord, Row
 from e2i_serving.record.rows import ITEM_OUTPUT_COLUMNS
-from e2i_serving.relay.explode import explode
+from e2i_serving.relay.explode import INCONSISTENT_COLUMNS, explode
 from e2i_serving.runtime.definition import code_digest
 from e2i_serving.runtime.models import files_digest
 from e2i_serving.runtime.rows import ITEM_ROWS
@@ -33,6 +33,9 @@ _HARMLESS: Final = frozenset({"labels", "attributes", "entities", "request_id", 
 """Roots of what redaction may take out without changing what the model was given or gave."""
 
 _THRESHOLDS: Final = ("threshold", "effect_threshold")
+
+_GIVEN: Final = frozenset({"threshold", "level", "policy"})
+"""Outputs that a replay is given, or that a class says: they are the same whatever the model gives."""
 
 
 class Difference(NamedTuple):
@@ -128,8 +131,8 @@ def replay(
             else:
                 try:
                     report.add(row, replayer.differences(row, tolerance))
-                except _Unfit:
-                    reason = "unfit-inputs"
+                except _LeftOut as left_out:
+                    reason = left_out.reason
         if reason:
             report.left_out[reason] += 1
         if progress is not None:
@@ -141,20 +144,22 @@ def obstacle(row: Row) -> str:
     """Why a prediction can't be replayed; empty when it can.
 
     Returns:
-        ``failed``, ``other-endpoint``, ``erased``, ``redacted``, ``payload-gone``, ``no-inputs``, or nothing.
+        ``failed``, ``other-endpoint``, ``erased``, ``redacted``, ``inconsistent``, ``payload-gone``, ``no-inputs``, or
+        nothing.
     """
     items: list[Row] = row[ITEM_ROWS]
-    if row["outcome"] != Outcome.OK or not items:
-        return "failed"
-    if row["endpoint"] != "predict":
-        return "other-endpoint"
-    if any(item["erased"] for item in items):
-        return "erased"
-    if any(name.partition(".")[0] not in _HARMLESS for name in row["redactions"] or ()):
-        return "redacted"
-    if any(item["inputs"] is None for item in items):
-        return "payload-gone" if row["payload_digest"] else "no-inputs"
-    return ""
+    is_redacted = any(name.partition(".")[0] not in _HARMLESS for name in row["redactions"] or ())
+    has_none = any(item["inputs"] is None for item in items)
+    reasons = {
+        "failed": row["outcome"] != Outcome.OK or not items,
+        "other-endpoint": row["endpoint"] != "predict",
+        "erased": any(item["erased"] for item in items),
+        "redacted": is_redacted,
+        "inconsistent": row["error_type"] == INCONSISTENT_COLUMNS,
+        "payload-gone": has_none and row["payload_digest"],
+        "no-inputs": has_none,
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 class Replayer:
@@ -179,15 +184,22 @@ class Replayer:
         Args:
             row: The prediction with its items.
             tolerance: How far numbers may be apart.
+
+        Raises:
+            _LeftOut: It can't be replayed, or there is nothing to compare.
         """
         found: list[Difference] = []
+        compared: set[str] = set()
         for item, new in zip(row[ITEM_ROWS], self._items(row), strict=True):
             old = _outputs(item)
+            compared |= old.keys() | new.keys()
             found += [
                 Difference(row["prediction_id"], item["item_index"], name, old.get(name), new.get(name))
                 for name in sorted(old.keys() | new.keys())
                 if not _is_close(old.get(name), new.get(name), tolerance)
             ]
+        if compared <= _GIVEN:
+            raise _LeftOut("no-outputs")
         return found
 
     def _items(self, row: Row) -> list[dict[str, Any]]:
@@ -213,16 +225,24 @@ class Replayer:
             try:
                 rows = [[row[name] for name in names] for row in rows]
             except (KeyError, TypeError):
-                raise _Unfit from None
+                raise _LeftOut("unfit-inputs") from None
         try:
             matrix: NDArray[Any] = np.array(rows, dtype=service.feature_dtype)
         except (TypeError, ValueError):
-            raise _Unfit from None
+            raise _LeftOut("unfit-inputs") from None
         return frame_of(matrix, names) if service.as_frame else matrix
 
 
-class _Unfit(Exception):
-    """What is recorded is no row of the model's features."""
+class _LeftOut(Exception):
+    """A prediction can't be replayed.
+
+    Attributes:
+        reason: Why.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def _replayer(

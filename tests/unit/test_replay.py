@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 import e2i_serving
 from e2i_serving.cli.application import app
 from e2i_serving.exceptions import ConfigurationError
+from e2i_serving.record import Constant, Values
 from e2i_serving.services.replay import obstacle, replay
 from e2i_serving.testing import ServiceHarness
 
@@ -131,14 +132,46 @@ def test_a_model_that_is_gone_is_a_reason(service, trail, tag) -> None:
         ({"redactions": ["labels.brand"]}, {}, ""),
         ({"payload_digest": "ab"}, {"inputs": None}, "payload-gone"),
         ({}, {"inputs": None}, "no-inputs"),
+        ({"error_type": "inconsistent_columns"}, {}, "inconsistent"),
         ({}, {"erased": {"by": "1"}}, "erased"),
     ],
 )
 def test_reasons(change, item, reason) -> None:
     """Each thing that keeps a prediction from being replayed has its own name."""
-    row = {"outcome": "ok", "endpoint": "predict", "redactions": None, "payload_digest": None}
+    row = {"outcome": "ok", "endpoint": "predict", "redactions": None, "payload_digest": None, "error_type": None}
     row |= {"item_rows": [{"inputs": {"age": 1.0}, "erased": None, **item}], **change}
     assert obstacle(row) == reason
+
+
+@pytest.mark.parametrize(
+    ("outputs", "reason"),
+    [
+        ({"prediction": Values([0.5])}, "inconsistent"),
+        ({"prediction": Values([None, None]), "policy": Constant("mine")}, "no-outputs"),
+    ],
+    ids=["of another length", "null"],
+)
+def test_what_has_nothing_to_compare_is_not_equal(outputs, reason) -> None:
+    """Where no output is on record and none comes out now, nothing is shown to be the same."""
+
+    @e2i_serving.service
+    class Silent(e2i_serving.RegressionService):
+        feature_names = ("age", "tenure")
+
+        def load(self) -> Any:
+            return object()
+
+        def infer(self, inputs: Any) -> Any:
+            return np.asarray(inputs)[:, 0]
+
+        def postprocess(self, raw: Any, request: Any) -> Any:
+            return outputs, {"predictions": raw}
+
+    with ServiceHarness(Silent) as silent:
+        assert silent.predict(instances=ROWS[:2].tolist()).status == 200
+        with silent.trail() as opened:
+            report = replay(Silent, opened.query())
+    assert (report.replayed, dict(report.left_out)) == (0, {reason: 1})
 
 
 SOURCE = """

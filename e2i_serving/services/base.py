@@ -357,9 +357,11 @@ def input_columns(features: Any, items: int, names: tuple[str, ...]) -> dict[str
         of_members = member_columns(members, items) if isinstance(members, Mapping) else None
         return of_members or {"features": Constant(once(features, items))}
     column = found[0].get("features")
-    if isinstance(column, Values) and names and not hasattr(features, "columns"):
-        return {"features": Values([dict(zip(names, row, strict=False)) for row in column.values])}
-    return found[0]
+    if not isinstance(column, Values) or not names or hasattr(features, "columns"):
+        return found[0]
+    if any(not isinstance(row, list) or len(row) != len(names) for row in column.values):
+        return found[0]
+    return {"features": Values([dict(zip(names, row, strict=True)) for row in column.values])}
 
 
 def _choose_body(cls: Any) -> None:

@@ -23,7 +23,9 @@ def test_features_of_any_form_go_on_record():
         "features": Values([{"city": "a", "age": 1}, {"city": "b", "age": 2}])
     }
     assert input_columns({"ids": [1, 2, 3]}, 2, ()) == {"features": Constant({"ids": [1, 2, 3]})}
-    assert input_columns(["a", "b"], 2, ()) == {"features": Values(["a", "b"])}
+    for names in ((), ("city", "age")):
+        assert input_columns(["ab", "cd"], 2, names) == {"features": Values(["ab", "cd"])}
+        assert input_columns([["a", 1, 2], ["b"]], 2, names) == {"features": Values([["a", 1, 2], ["b"]])}
 
 
 def test_the_inputs_of_a_model_with_several_go_on_record_by_column():

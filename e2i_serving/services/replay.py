@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -11,9 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import bentoml
 import msgspec
-import numpy as np
 from bentoml.exceptions import BentoMLException
-from numpy.typing import NDArray
 
 from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.record import Entry, Life, Outcome, PredictionRecord, Row
@@ -23,8 +22,10 @@ from e2i_serving.runtime.definition import code_digest
 from e2i_serving.runtime.models import files_digest
 from e2i_serving.runtime.rows import ITEM_ROWS
 from e2i_serving.services.base import PredictionService
-from e2i_serving.services.frames import frame_of
+from e2i_serving.services.rebuilding import forms
 from e2i_serving.services.requests import PredictionRequest
+
+logger = logging.getLogger("e2i_serving")
 
 DIFFERENCES: Final = 1000
 """Most differences that a report holds."""
@@ -114,7 +115,7 @@ def replay(
             "Only services derived from e2i-serving's bases can be replayed: others have no steps."
         )
     report = ReplayReport()
-    replayers: dict[str, Replayer | None] = {}
+    replayers: dict[str, Replayer | _LeftOut] = {}
     digest = code_digest(inner)
     for row in rows:
         report.sampled_out += 1 / (row["sampling_fraction"] or 1) - 1
@@ -125,14 +126,15 @@ def replay(
                     f"Prediction {row['prediction_id']} was made by other code of {inner.__name__} than this. "
                     "Check out that code, or allow this one (--allow-code)."
                 )
-            replayer = _replayer(replayers, inner, row, against)
-            if replayer is None:
-                reason = "model-gone"
-            else:
-                try:
-                    report.add(row, replayer.differences(row, tolerance))
-                except _LeftOut as left_out:
-                    reason = left_out.reason
+            try:
+                report.add(row, _replayer(replayers, inner, row, against).differences(row, tolerance))
+            except _LeftOut as left_out:
+                reason = left_out.reason
+                if reason == "replay-failed" and not report.left_out[reason]:
+                    why = left_out.__cause__
+                    logger.warning(
+                        "Prediction %s can't be replayed: %s: %s", row["prediction_id"], type(why).__name__, why
+                    )
         if reason:
             report.left_out[reason] += 1
         if progress is not None:
@@ -168,18 +170,24 @@ class Replayer:
     Args:
         inner: The service's class.
         tag: The model, as ``name:version``; empty for a service that loads its own.
+        is_shadow: Whether the model is another than the recorded one.
     """
 
-    def __init__(self, inner: type[PredictionService], tag: str) -> None:
+    def __init__(self, inner: type[PredictionService], tag: str, *, is_shadow: bool = False) -> None:
         body: dict[str, Any] = {"__module__": inner.__module__, "feature_service": "", "feature_store": None}
         if tag:
             body["model"] = tag
         self._service: PredictionService = type(inner.__name__, (inner,), body)()
         self._service.e2i_load()
         self._life = Life("", "", 0, 0, model=self._service.info)
+        self._is_shadow = is_shadow
+        self._form = ""
+        """The form of features by which a prediction came out the same."""
 
     def differences(self, row: Row, tolerance: float) -> list[Difference]:
         """What comes out otherwise than it was recorded.
+
+        Where the record leaves open in which form the features were, and one of them gives what was recorded, nothing.
 
         Args:
             row: The prediction with its items.
@@ -188,49 +196,57 @@ class Replayer:
         Raises:
             _LeftOut: It can't be replayed, or there is nothing to compare.
         """
-        found: list[Difference] = []
-        compared: set[str] = set()
-        for item, new in zip(row[ITEM_ROWS], self._items(row), strict=True):
-            old = _outputs(item)
-            compared |= old.keys() | new.keys()
-            found += [
-                Difference(row["prediction_id"], item["item_index"], name, old.get(name), new.get(name))
-                for name in sorted(old.keys() | new.keys())
-                if not _is_close(old.get(name), new.get(name), tolerance)
-            ]
-        if compared <= _GIVEN:
-            raise _LeftOut("no-outputs")
+        possible = forms(self._service, [item["inputs"] for item in row[ITEM_ROWS]])
+        if not possible:
+            raise _LeftOut("unfit-inputs")
+        possible.sort(key=lambda form: form.name != self._form)
+        found: list[Difference] | None = None
+        failure: Exception | None = None
+        for form in possible:
+            try:
+                made = self._items(row, form.make())
+            except Exception as error:  # noqa: BLE001  # a step is the user's code; the other predictions go on
+                failure = failure or error
+                continue
+            differing = _compare(row, made, tolerance)
+            found = differing if found is None else found
+            if self._is_shadow:
+                return found
+            if not differing:
+                self._form = form.name
+                return []
+        if found is None:
+            raise _LeftOut("replay-failed") from failure
         return found
 
-    def _items(self, row: Row) -> list[dict[str, Any]]:
+    def _items(self, row: Row, features: Any) -> list[dict[str, Any]]:
         service, items = self._service, row[ITEM_ROWS]
         for name in _THRESHOLDS:
             if items[0]["threshold"] is not None and hasattr(service, name):
                 setattr(service, name, items[0]["threshold"])
         if items[0]["level"] is not None and hasattr(service, "interval_level"):
             setattr(service, "interval_level", items[0]["level"])  # noqa: B010  # not every base has it
-        features = self._features([item["inputs"] for item in items])
         request = PredictionRequest(features, {}, row["labels"] or {}, row["attributes"] or {})
         outputs, _ = service.postprocess(service.infer(service.preprocess(features)), request)
         record = PredictionRecord("", 0, 0.0, Outcome.OK, 200, items=len(items), outputs=outputs)
         made = explode([Entry(self._life, 1, record)]).items
         return [_outputs({name: _decoded(name, value) for name, value in item.items()}) for item in made]
 
-    def _features(self, inputs: list[dict[str, Any]]) -> Any:
-        service = self._service
-        rows = [each["features"] if each.keys() == {"features"} else each for each in inputs]
-        names: tuple[str, ...] = ()
-        if isinstance(rows[0], dict):
-            names = service.feature_names if rows[0].keys() == set(service.feature_names) else tuple(rows[0])
-            try:
-                rows = [[row[name] for name in names] for row in rows]
-            except (KeyError, TypeError):
-                raise _LeftOut("unfit-inputs") from None
-        try:
-            matrix: NDArray[Any] = np.array(rows, dtype=service.feature_dtype)
-        except (TypeError, ValueError):
-            raise _LeftOut("unfit-inputs") from None
-        return frame_of(matrix, names) if service.as_frame else matrix
+
+def _compare(row: Row, made: list[dict[str, Any]], tolerance: float) -> list[Difference]:
+    found: list[Difference] = []
+    compared: set[str] = set()
+    for item, new in zip(row[ITEM_ROWS], made, strict=True):
+        old = _outputs(item)
+        compared |= old.keys() | new.keys()
+        found += [
+            Difference(row["prediction_id"], item["item_index"], name, old.get(name), new.get(name))
+            for name in sorted(old.keys() | new.keys())
+            if not _is_close(old.get(name), new.get(name), tolerance)
+        ]
+    if compared <= _GIVEN:
+        raise _LeftOut("no-outputs")
+    return found
 
 
 class _LeftOut(Exception):
@@ -246,21 +262,37 @@ class _LeftOut(Exception):
 
 
 def _replayer(
-    known: dict[str, Replayer | None], inner: type[PredictionService], row: Row, against: str
-) -> Replayer | None:
+    known: dict[str, Replayer | _LeftOut], inner: type[PredictionService], row: Row, against: str
+) -> Replayer:
     own_model = vars(PredictionService)["load"] is not inner.load and not row["model_version"]
     tag = "" if own_model and not against else against or f"{row['model']}:{row['model_version']}"
     key = f"{tag} {'' if against else row['model_digest'] or ''}"
     if key not in known:
-        try:
-            if tag:
-                _refuse_other_bytes(tag, "" if against else row["model_digest"] or "")
-            known[key] = Replayer(inner, tag)
-        except BentoMLException:
-            if against:
-                raise ConfigurationError(f"The model {against} is not in the BentoML store.") from None
-            known[key] = None
-    return known[key]
+        known[key] = _opened(inner, tag, "" if against else row["model_digest"] or "", is_shadow=bool(against))
+    found = known[key]
+    if isinstance(found, _LeftOut):
+        raise _LeftOut(found.reason) from found.__cause__
+    return found
+
+
+def _opened(inner: type[PredictionService], tag: str, digest: str, *, is_shadow: bool) -> Replayer | _LeftOut:
+    """What replays by a model, or why none does."""
+    try:
+        if tag:
+            _refuse_other_bytes(tag, digest)
+        return Replayer(inner, tag, is_shadow=is_shadow)
+    except ConfigurationError:
+        raise
+    except BentoMLException:
+        if is_shadow:
+            raise ConfigurationError(f"The model {tag} is not in the BentoML store.") from None
+        return _LeftOut("model-gone")
+    except Exception as error:
+        if is_shadow:
+            raise ConfigurationError(f"The model {tag} can't be loaded: {type(error).__name__}: {error}") from error
+        failed = _LeftOut("replay-failed")
+        failed.__cause__ = error
+        return failed
 
 
 def _refuse_other_bytes(tag: str, digest: str) -> None:

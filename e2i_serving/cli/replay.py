@@ -97,13 +97,14 @@ def replay(
 
 def _as_object(report: ReplayReport) -> dict[str, Any]:
     labels = [
-        {"label": name, "value": value, "replayed": replayed, "changed": changed}
-        for (name, value), (replayed, changed) in sorted(report.labels.items())
+        {"label": name, "value": value, "replayed": replayed, "changed": changed, "decisions_changed": decisions}
+        for (name, value), (replayed, changed, decisions) in sorted(report.labels.items())
     ]
     return {
         "replayed": report.replayed,
         "equal": report.replayed - report.changed,
         "changed": report.changed,
+        "decisions_changed": report.decisions_changed,
         "left_out": dict(report.left_out),
         "labels": labels,
         "differences": [each._asdict() for each in report.differences],
@@ -111,9 +112,9 @@ def _as_object(report: ReplayReport) -> dict[str, Any]:
 
 
 def _show(report: ReplayReport, *, is_shadow: bool) -> None:
-    counts = table("REPLAYED", "EQUAL", "CHANGED", "LEFT OUT")
+    counts = table("REPLAYED", "EQUAL", "CHANGED", "DECISIONS", "LEFT OUT")
     left_out = ", ".join(f"{number} {reason}" for reason, number in sorted(report.left_out.items()))
-    numbers = (report.replayed, report.replayed - report.changed, report.changed)
+    numbers = (report.replayed, report.replayed - report.changed, report.changed, report.decisions_changed)
     counts.add_row(*(text(each) for each in numbers), text(left_out or 0))
     show(counts)
     if report.differences:
@@ -123,7 +124,7 @@ def _show(report: ReplayReport, *, is_shadow: bool) -> None:
             rows.add_row(*map(text, cells))
         show(rows)
     if is_shadow and report.labels:
-        labels = table("LABEL", "VALUE", "REPLAYED", "CHANGED")
-        for (name, value), (replayed, changed) in sorted(report.labels.items()):
-            labels.add_row(*map(text, (name, value, replayed, changed)))
+        labels = table("LABEL", "VALUE", "REPLAYED", "CHANGED", "DECISIONS")
+        for label, of_label in sorted(report.labels.items()):
+            labels.add_row(*map(text, (*label, *of_label)))
         show(labels)

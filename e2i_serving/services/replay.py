@@ -39,6 +39,9 @@ _GIVEN: Final = frozenset({"threshold", "level", "policy"})
 """Outputs that a replay is given, or that a class says: they are the same whatever the model gives."""
 
 
+_DECISIONS: Final = frozenset({"decision", "treatment"})
+
+
 class Difference(NamedTuple):
     """A value that came out otherwise.
 
@@ -64,27 +67,31 @@ class ReplayReport:
     Attributes:
         replayed: How many predictions were replayed.
         changed: How many of them came out otherwise.
+        decisions_changed: How many of them were decided otherwise: another class, decision or treatment for an item.
         differences: The first of the values that did.
         left_out: How many predictions can't be replayed, by reason.
         sampled_out: About how many like them have no record, by the fraction that sampling kept at their time.
-        labels: Predictions replayed and changed, by label and value.
+        labels: Predictions replayed, changed and decided otherwise, by label and value.
     """
 
     replayed: int = 0
     changed: int = 0
+    decisions_changed: int = 0
     differences: list[Difference] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     sampled_out: float = 0.0
-    labels: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    labels: dict[tuple[str, str], tuple[int, int, int]] = field(default_factory=dict)
 
     def add(self, row: Row, found: list[Difference]) -> None:
         """Note one prediction that was replayed."""
+        is_decided_otherwise = any(_is_decision(row, each) for each in found)
         self.replayed += 1
         self.changed += bool(found)
+        self.decisions_changed += is_decided_otherwise
         self.differences += found[: DIFFERENCES - len(self.differences)]
         for label in (row["labels"] or {}).items():
-            replayed, changed = self.labels.get(label, (0, 0))
-            self.labels[label] = (replayed + 1, changed + bool(found))
+            replayed, changed, decisions = self.labels.get(label, (0, 0, 0))
+            self.labels[label] = (replayed + 1, changed + bool(found), decisions + is_decided_otherwise)
 
 
 def replay(
@@ -302,6 +309,13 @@ def _refuse_other_bytes(tag: str, digest: str) -> None:
             f"The model {tag} is not the one that is on record: its files have the digest {found[:12]}, and those "
             f"recorded had {digest[:12]}. Restore the model, or replay against it as another (--against)."
         )
+
+
+def _is_decision(row: Row, difference: Difference) -> bool:
+    """Whether it is a decision that came out otherwise, and not a number by which one is made."""
+    if difference.column == "prediction":
+        return row["task"] == "classification" or isinstance(difference.recorded, str | bool)
+    return difference.column in _DECISIONS
 
 
 def _outputs(item: Mapping[str, Any]) -> dict[str, Any]:

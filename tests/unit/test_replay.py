@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import e2i_serving
 from e2i_serving.cli.application import app
 from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.record import Constant, Values
-from e2i_serving.services.replay import obstacle, replay
+from e2i_serving.services.replay import Difference, ReplayReport, obstacle, replay
 from e2i_serving.testing import ServiceHarness
 
 ROWS = np.array([[0.0, 1.0], [1.0, 0.0], [2.0, 1.0], [3.0, 0.0]])
@@ -110,10 +111,33 @@ def test_a_candidate_is_compared_by_label(service, trail) -> None:
     report = replay(service, trail.query(), against=save([0, 1, 0, 1]))
     assert report.replayed == 40
     assert report.changed > 30
+    assert 0 < report.decisions_changed < report.changed
+    assert sum(counts[2] for counts in report.labels.values()) == report.decisions_changed
     assert {label: counts[0] for label, counts in report.labels.items()} == {
         ("brand", "north"): 20,
         ("brand", "south"): 20,
     }
+
+
+@pytest.mark.parametrize(
+    ("task", "difference", "decisions"),
+    [
+        ("classification", ("prediction", 0, 1), 1),
+        ("classification", ("score", 0.4, 0.6), 0),
+        ("", ("prediction", "stay", "leave"), 1),
+        ("", ("decision", "grant", "refuse"), 1),
+        ("causal", ("treatment", "treat", "control"), 1),
+        ("causal", ("prediction", 0.1, -0.1), 0),
+        ("regression", ("prediction", 1.0, 2.0), 0),
+    ],
+)
+def test_decisions_are_counted_apart(task, difference, decisions) -> None:
+    """A class, a decision or a treatment that flips is more than a number that moved."""
+    report = ReplayReport()
+    report.add({"task": task, "labels": {"brand": "north"}}, [Difference("p", 0, *difference)] * 2)
+    report.add({"task": task, "labels": None}, [])
+    assert (report.replayed, report.changed, report.decisions_changed) == (2, 1, decisions)
+    assert report.labels == {("brand", "north"): (1, 1, decisions)}
 
 
 def test_a_model_that_is_gone_is_a_reason(service, trail, tag) -> None:
@@ -205,6 +229,9 @@ def test_the_command_says_what_differs(tmp_path, tag, monkeypatch) -> None:
     other = run()
     assert other.exit_code == 1
     assert "score" in other.stdout
+    assert other.stdout.splitlines()[1].split() == ["1", "0", "1", "0", "0"]
+    shown = json.loads(run("--format", "json").stdout)
+    assert (shown["changed"], shown["decisions_changed"]) == (1, 0)
     assert run("--tolerance", "0.01").exit_code == 0
     with sqlite3.connect(data / "audit.db") as store:
         store.execute("UPDATE predictions SET sampling_fraction = 0.25")

@@ -28,6 +28,7 @@ _IDENTITY: Final = (
     *("bento", "bento_version", "environment", "namespace", "pod", "revision", "arm"),
 )
 _MODEL: Final = ("model", "model_version", "task", "model_digest", "code_digest")
+_PROVENANCE: Final = ("store", "service", "registry", "duration", "cache_hits", "cache_misses", "error_type")
 _RECORD: Final = (
     *("items", "request_bytes", "response_bytes", "sampling_fraction", "redactions"),
     *("retention", "payload_digest", "erased", "release", "schema_version", "life", "sequence", "hash"),
@@ -76,6 +77,8 @@ def full(row: Row) -> Iterator[RenderableType]:
     phases = {name: milliseconds(seconds) for name, seconds in (row["phases"] or {}).items()}
     yield from _section("Timing", {"total": milliseconds(row["duration"]), **phases})
     yield from _section("Model", _chosen(row, _MODEL))
+    yield from _section("Lineage", row["lineage"])
+    yield from _section("Features", _provenance(row))
     yield from _section("Error", _chosen(row, ("error_type", "error_message")))
     yield from _section("Labels", row["labels"])
     yield from _section("Attributes", row["attributes"])
@@ -84,7 +87,7 @@ def full(row: Row) -> Iterator[RenderableType]:
         yield from _section(f"After the answer ({number})", _late(late))
     yield from _outcomes(row, WHOLE_REQUEST)
     for item in row[ITEM_ROWS]:
-        yield from _item(item)
+        yield from _item(row, item)
         yield from _outcomes(row, item["item_index"])
 
 
@@ -128,12 +131,46 @@ def outcome_table(found: Iterable[Row], names: Sequence[str], indent: int = 0) -
     return Padding(made, (0, 0, 0, indent))
 
 
-def _item(item: Row) -> Iterator[RenderableType]:
+def _item(row: Row, item: Row) -> Iterator[RenderableType]:
     yield Text()
     yield text(f"Item {item['item_index']}", "bold")
     yield from _section("  Entity", item["entity"])
+    yield from _section("  Features", _readings(row, item["item_index"]))
     yield from _section("  Inputs", _named(item["inputs"]))
     yield from _section("  Outputs", {**_chosen(item, ITEM_OUTPUT_COLUMNS), **_named(item["outputs"])})
+
+
+def _provenance(row: Row) -> dict[str, Any]:
+    """Where the features came from: what stood in its way, and by view how many values there were of each outcome."""
+    found = row["feature_provenance"]
+    if not found:
+        return {}
+    told = {name: found[name] for name in _PROVENANCE if name in found}
+    if "duration" in told:
+        told["duration"] = milliseconds(told["duration"])
+    for view, reading in found.get("views", {}).items():
+        told[view] = ", ".join(f"{number} {outcome}" for outcome, number in reading.get("outcomes", {}).items())
+    return told
+
+
+def _readings(row: Row, index: int) -> dict[str, str]:
+    """What each view gave for an item: the worst outcome, and since when the oldest of its values was true."""
+    views = (row["feature_provenance"] or {}).get("views", {})
+    told: dict[str, str] = {}
+    for view, reading in views.items():
+        status, event_ns = (reading.get(name, ())[index : index + 1] for name in ("statuses", "event_ns"))
+        since = [f"of {iso_time(ns)}, {_age(row['time_ns'] - ns)} old" for ns in event_ns if ns]
+        if status:
+            told[view] = ", ".join([*status, *since])
+    return told
+
+
+def _age(nanoseconds: int) -> str:
+    seconds = nanoseconds / 1e9
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if abs(seconds) >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def _section(title: str, content: Mapping[str, Any] | None) -> Iterator[RenderableType]:

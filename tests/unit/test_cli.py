@@ -28,7 +28,11 @@ from e2i_serving.stores.engine import sqlite_url
 from e2i_serving.stores.sql import SqlAuditStore
 
 LIFE = Life(
-    life="life-1", service="credit", started_ns=1, pid=1, model=ModelInfo(name="scorer", version="v1", digest="d1ge57")
+    life="life-1",
+    service="credit",
+    started_ns=1,
+    pid=1,
+    model=ModelInfo(name="scorer", version="v1", digest="d1ge57", lineage={"training_data": "sales@7"}),
 )
 NOON = 1_900_000_000_000_000_000
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -195,7 +199,7 @@ def test_show_a_prediction_in_full(run):
     shown = run("audit", "show", "request-1").stdout
     for words in (
         *("prediction-1  ok  200", "2030-03-17T17:46:41.000000Z", "request-1", TRACE, "credit"),
-        *("12.50 ms", "5.00 ms", "scorer", "v1", "d1ge57", "brand", "north"),
+        *("12.50 ms", "5.00 ms", "scorer", "v1", "d1ge57", "Lineage", "sales@7", "brand", "north"),
         *("Item 0", "customer", "c1", "age", "41.5", "score", "0.75", "reason", "income"),
     ):
         assert words in shown

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import e2i_serving
+from e2i_serving.cli.application import app
+from e2i_serving.cli.printing import iso_time
 from e2i_serving.exceptions import FeatureError, ServiceDefinitionError
 from e2i_serving.features import FeaturePolicy, InMemoryFeatureStore
 from e2i_serving.testing import ServiceHarness
@@ -78,6 +81,27 @@ def test_a_subclass_takes_entities_all_the_same():
     with ServiceHarness(e2i_serving.service(Mixed)) as running:
         reply = running.predict(entities=["c1"], instances=[{"basket": 1.0}])
     assert (reply.status, reply.body["predictions"]) == (200, [13.0])
+
+
+def test_the_command_shows_where_features_came_from(tmp_path) -> None:
+    """The table has store, service, registry and counts by view, and for each item how old its values were."""
+    with ServiceHarness(Churn, observability={"data_dir": str(tmp_path)}) as churn:
+        reply = churn.predict(entities=["c1", "c2"], instances=[{"basket": 1.0}, {"basket": 2.0}])
+        churn.trail().close()
+    made = reply.record
+    event = iso_time(made.feature_provenance.views["plan"].event_ns[0])
+    shown = CliRunner().invoke(app, ["audit", "show", made.prediction_id, "--data-dir", str(tmp_path)]).stdout
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    features = lines.index("Features")
+    item, other = lines.index("Item 0"), lines.index("Item 1")
+    assert features < item
+    for line in ("store memory", "service churn_v1", f"registry {made.feature_provenance.registry}"):
+        assert line in lines[features:item]
+    assert {"usage 4 hit", "plan 1 hit, 1 missing"} <= set(lines[features:item])
+    (line,) = [line for line in lines[item:other] if line.startswith("plan")]
+    assert line.startswith(f"plan hit, of {event}, ")
+    assert line.endswith(" min old")
+    assert [line for line in lines[other:] if line.startswith("plan")] == ["plan missing"]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def update(
     """Bring a project to the templates of this release.
 
     Files that were changed stay as they are; what they would be now is put beside them, with the ending .new.
-    Exits with 1 when there is such a file.
+    Exits with 1 as long as there is such a file.
 
     \b
     Examples:

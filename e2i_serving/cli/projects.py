@@ -155,7 +155,7 @@ def update_project(folder: Path, requirement: str) -> dict[str, str]:
     """Bring a project to the templates of this release.
 
     A file that nobody changed is written anew. One that was changed, and would be another now, stays; the new text is
-    put beside it. One that was deleted stays away.
+    put beside it, and it counts as kept until that is deleted. One that was deleted stays away.
 
     Args:
         folder: The project's.
@@ -189,8 +189,11 @@ def update_project(folder: Path, requirement: str) -> dict[str, str]:
             _write(target, text)
             done[path] = "written"
         else:
-            _write(target.with_name(target.name + NEWER), text)
+            _write(_newer(target), text)
             done[path] = "kept"
+    # Whether its owner is done with it is known by its being deleted, whichever update wrote it.
+    lying = {path for path in files if _newer(folder / path).exists()}
+    done |= {path if path not in done else path + NEWER: "kept" for path in lying if done.get(path) != "kept"}
     _remember(folder, answers, {path: _digest(text) for path, text in files.items()})
     return done
 
@@ -270,6 +273,10 @@ def _read_mark(folder: Path) -> _Mark:
 def _remember(folder: Path, answers: Answers, files: Mapping[str, str]) -> None:
     mark = _Mark(release=e2i_serving.__version__, answers=answers, files=dict(sorted(files.items())))
     (folder / MARK).write_text(json.dumps(msgspec.to_builtins(mark), indent=1) + "\n", encoding="utf-8")
+
+
+def _newer(path: Path) -> Path:
+    return path.with_name(path.name + NEWER)
 
 
 def _write(path: Path, text: str) -> None:

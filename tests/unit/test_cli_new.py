@@ -18,7 +18,7 @@ import yaml
 from typer.testing import CliRunner
 
 from e2i_serving.cli import app, wheels
-from e2i_serving.cli.projects import MARK, Answers, Kind, project_files, update_project, write_project
+from e2i_serving.cli.projects import MARK, Answers, Kind, answers_of, project_files, update_project, write_project
 from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.settings import load_settings
 from e2i_serving.slo import load_objectives
@@ -182,7 +182,7 @@ def test_an_update_with_nothing_new_does_nothing(project):
 
 
 def test_an_update_keeps_what_was_changed(project):
-    """A newer release's file replaces an untouched one, lies beside a changed one, and a deleted one stays away."""
+    """A newer file replaces an untouched one, lies beside a changed one until it is deleted; what is gone stays so."""
     mark = json.loads((project / MARK).read_text())
     for path in ("slo.yaml", "collector.yaml", "kubernetes.yaml"):  # as if an older release had made them otherwise
         (project / path).write_text("older\n")
@@ -203,7 +203,16 @@ def test_an_update_keeps_what_was_changed(project):
     assert (project / "collector.yaml").read_text() == "mine\n"
     assert (project / "collector.yaml.new").read_text() == made["collector.yaml"]
     assert not (project / "kubernetes.yaml").exists()
-    assert invoke("update", project).exit_code == 0, "said once"
+    again = invoke("update", project)
+    assert (again.exit_code, again.stdout.split()) == (1, ["kept", "collector.yaml"])
+    (project / "collector.yaml.new").unlink()
+    assert invoke("update", project).exit_code == 0
+    (project / "slo.yaml.new").write_text("older\n")
+    (project / "slo.yaml").write_text("older\n")
+    mark = json.loads((project / MARK).read_text())
+    mark["files"]["slo.yaml"] = hashlib.sha256(b"older\n").hexdigest()
+    (project / MARK).write_text(json.dumps(mark))
+    assert update_project(project, answers_of(project).requirement) == {"slo.yaml": "written", "slo.yaml.new": "kept"}
 
 
 def test_an_update_needs_a_project(tmp_path):

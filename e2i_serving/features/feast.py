@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,8 @@ _INVALID: Final = frozenset(
     }
 )
 """Names of the errors by which Feast says that the rows don't fit."""
+
+_DIGITS: Final = re.compile(r"-?[0-9]{1,19}")
 
 _PLAIN: Final = frozenset({"string_val", "int32_val", "int64_val", "double_val", "float_val", "bool_val", "bytes_val"})
 """Kinds of a value that are Python values as they are; each is its type's name and this ending."""
@@ -196,7 +199,7 @@ class FeastFeatureStore:
             name = renamed.get(field.name, field.name)
             into[name] = None
             kind = field.dtype.to_value_type().name
-            self._converters[name] = int if kind in ("INT32", "INT64") else str if kind == "STRING" else _same
+            self._converters[name] = _integer if kind in ("INT32", "INT64") else str if kind == "STRING" else _same
 
     def _row(self, row: Mapping[str, Any], needed: Sequence[str]) -> dict[str, Any]:
         made: dict[str, Any] = {}
@@ -219,7 +222,7 @@ class FeastFeatureStore:
         return getattr(value, kind) if kind in _PLAIN else self._to_python(value)
 
     def _warm_up(self, service: FeatureService) -> None:
-        row = {name: 0 if self._converters.get(name) is int else "" for name in service.entities}
+        row = {name: 0 if self._converters.get(name) is _integer else "" for name in service.entities}
         row |= dict.fromkeys(service.request_data, 0)
         try:
             self.get_online_features(service, [row])
@@ -251,6 +254,13 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, list):
         return sorted((_sorted(each) for each in value), key=lambda each: json.dumps(each, sort_keys=True))
     return value
+
+
+def _integer(value: Any) -> int:
+    """An integer key, which may be given by its digits. Python takes 1_000 as well, which names nobody."""
+    if isinstance(value, str) and not _DIGITS.fullmatch(value):
+        raise ValueError(value)
+    return int(value)
 
 
 def _same(value: Any) -> Any:

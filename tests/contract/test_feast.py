@@ -248,7 +248,16 @@ def test_computed_features_are_given(repository, timed) -> None:
     assert found.provenance.views["rate"].outcomes == {"hit": 1}
 
 
-@pytest.mark.parametrize("row", [{}, {"customer_id": "a"}, {"customer_id": 1}])
+@pytest.mark.parametrize(
+    "row",
+    [
+        {},
+        {"customer_id": "a", "amount": 3.0},
+        {"customer_id": "1_0", "amount": 3.0},
+        {"customer_id": " 1", "amount": 3.0},
+        {"customer_id": 1},
+    ],
+)
 def test_rows_that_do_not_fit_are_invalid(repository, timed, row) -> None:
     """A key or request data that is missing, or of another type, is the caller's mistake."""
     found = timed(repository, "churn_v1").retrieve([row])

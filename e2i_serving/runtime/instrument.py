@@ -104,7 +104,8 @@ def _observed_output(spec: Any) -> Any:
         if current is None:
             return await super(observed, cls).to_http_response(obj, serde)
         started = time.perf_counter()
-        if not (current.outputs or inspect.isgenerator(obj) or inspect.isasyncgen(obj)):
+        is_captured = current.outputs or getattr(obj, "captures_items", False)
+        if not (is_captured or inspect.isgenerator(obj) or inspect.isasyncgen(obj)):
             try:
                 _capture_outputs(current, obj)
             except Exception as error:  # noqa: BLE001  # promise 4: observability never harms

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import numpy as np
@@ -20,6 +20,9 @@ class Answer(msgspec.Struct, frozen=True, omit_defaults=True):
         model_version: Its version.
         result: What the kind of service adds, by field name.
     """
+
+    captures_items: ClassVar[bool] = True
+    """That a base has put on record what is answered; ``runtime/instrument.py`` asks for it."""
 
     prediction_id: str
     model_name: str

@@ -144,7 +144,6 @@ class Sum:
         return [float(len(str(cell))) for (cell,) in rows]
 
 
-@e2i_serving.service(metrics={"enabled": False})
 class Mixed(e2i_serving.RegressionService):
     """Takes values of any type, so that its body is another than its base's."""
 
@@ -158,7 +157,7 @@ class Mixed(e2i_serving.RegressionService):
 def test_a_body_of_any_type_is_observed_from_its_first_byte():
     """Decoding it is timed, what can't be decoded says why, and the caller's ids stand beside the body's attributes."""
     opik = {"opik_trace_id": "0192f7b0-5c1e-7d4a-9f1e-2b7c6c1e8a11"}
-    with ServiceHarness(Mixed) as service:
+    with ServiceHarness(e2i_serving.service(metrics={"enabled": False})(Mixed)) as service:
         reply = service.predict(instances=[["four"]], attributes={"note": 1, **dict.fromkeys(opik, "x")}, headers=opik)
         assert (reply.status, reply.body["predictions"]) == (200, [4.0])
         assert {"decode", "queue"} <= reply.record.phases.keys()
@@ -166,6 +165,22 @@ def test_a_body_of_any_type_is_observed_from_its_first_byte():
         record = service.request("POST", "/predict", content=b"{").record
     assert record.error_type == "pydantic.ValidationError"
     assert "not valid JSON" in record.error_message
+
+
+@e2i_serving.service(metrics={"enabled": False})
+class Silent(Mixed):
+    """Answers, and says nothing of an outcome."""
+
+    def postprocess(self, raw: Any, request: Any) -> Any:
+        return {}, {"predictions": raw, "note": "see elsewhere"}
+
+
+def test_an_answer_without_outputs_is_recorded_without():
+    """What a base gives no columns for is not put on record as an object of its own making."""
+    with ServiceHarness(Silent) as service:
+        reply = service.predict(instances=[["four"]])
+        assert reply.body["predictions"] == [4.0]
+        assert (reply.record.outcome, reply.record.outputs) == ("ok", {})
 
 
 @pytest.mark.parametrize("path", ["/halved", "/halved%0A", "/tenants/acme/halved", "/old", "/old-made"])

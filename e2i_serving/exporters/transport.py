@@ -40,6 +40,7 @@ class Transport:
         headers: Sent with every request.
         timeout_seconds: Longest that a request may take as a whole.
         mend_denied: What to do when it does not let us in.
+        answers_pages: Whether a page of HTML may be its own answer, and not that of a proxy's sign-in in its place.
 
     Raises:
         ConfigurationError: The address is no HTTP address.
@@ -49,7 +50,14 @@ class Transport:
     """
 
     def __init__(
-        self, receiver: str, url: str, headers: Mapping[str, str], *, timeout_seconds: float, mend_denied: str
+        self,
+        receiver: str,
+        url: str,
+        headers: Mapping[str, str],
+        *,
+        timeout_seconds: float,
+        mend_denied: str,
+        answers_pages: bool = False,
     ) -> None:
         try:
             parsed = httpx.URL(url)
@@ -60,6 +68,7 @@ class Transport:
         self.url = url.rstrip("/")
         self._receiver = receiver
         self._mend_denied = mend_denied
+        self._answers_pages = answers_pages
         self._timeout_seconds = timeout_seconds
         try:
             self._client = httpx.Client(headers=dict(headers), timeout=timeout_seconds, follow_redirects=False)
@@ -122,7 +131,7 @@ class Transport:
         status = answer.status
         said = f"{self._receiver} answered {status} at {address}"
         if httpx.codes.is_success(status):
-            if answer.headers.get("content-type", "").startswith("text/html"):
+            if not self._answers_pages and answer.headers.get("content-type", "").startswith("text/html"):
                 raise StoreError(f"{said} with a page of HTML, as something else does that stands in its place.")
             return
         reason = _reason(answer)

@@ -51,6 +51,7 @@ class WebhookExporter:
             {"Content-Type": "application/cloudevents-batch+json; charset=utf-8"},
             timeout_seconds=timeout_seconds,
             mend_denied="Check webhook_secret on both sides.",
+            answers_pages=True,  # web frameworks call any text so, unless told otherwise
         )
 
     def export(self, entries: Sequence[Entry]) -> None:

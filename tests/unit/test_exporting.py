@@ -7,7 +7,7 @@ import hmac
 import json
 import os
 import stat
-from contextlib import closing
+from contextlib import closing, contextmanager
 
 import bentoml
 import pytest
@@ -31,6 +31,15 @@ from e2i_serving.testing import ExportReceiver, Fault, OpikReceiver, ServiceHarn
 SECRET = "a secret of its own"
 LIFE = Life("life-1", "credit", 1, 1)
 ID = "0192f7b0-5c1e-7d4a-9f1e-2b7c6c1e8a11"
+
+
+@contextmanager
+def closing_exporter(exporter):
+    """Shut an exporter down in the end."""
+    try:
+        yield exporter
+    finally:
+        exporter.shutdown()
 
 
 def entry(sequence=1, **changes):
@@ -122,6 +131,20 @@ def test_a_webhook_is_signed_and_its_events_have_ids(monkeypatch):
     assert again.json()[0]["id"] == event["id"]
     with pytest.raises(ConfigurationError, match="webhook_secret"):
         WebhookExporter("http://localhost", "short")
+
+
+def test_a_webhook_takes_any_success_and_a_collector_no_page():
+    """Web frameworks answer with HTML unless told otherwise; a collector does not, and so a sign-in page is none."""
+    page = Fault(200, {"Content-Type": "text/html; charset=utf-8"}, b"ok", takes=True)
+    with ExportReceiver() as receiver:
+        receiver.judge = lambda _request: page
+        with closing_exporter(WebhookExporter(receiver.url, SECRET)) as webhook:
+            webhook.export([entry()])
+        with (
+            closing_exporter(OtlpLogsExporter(receiver.url)) as collector,
+            pytest.raises(StoreError, match="page of HTML"),
+        ):
+            collector.export([entry()])
 
 
 def test_a_log_record_has_the_ids_that_it_is_searched_by():

@@ -74,6 +74,8 @@ class Transport:
             self._client = httpx.Client(headers=dict(headers), timeout=timeout_seconds, follow_redirects=False)
         except UnicodeEncodeError as error:
             raise ConfigurationError(f"What is set for {receiver} does not fit into a header: use ASCII.") from error
+        # Answers are read as they come, and bounded: what was compressed could not be read, nor told how long it is.
+        self._client.headers["Accept-Encoding"] = "identity"
 
     def send(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hmac
 import json
 import os
@@ -15,7 +16,7 @@ from typer.testing import CliRunner
 
 import e2i_serving
 from e2i_serving.cli.application import app
-from e2i_serving.exceptions import ConfigurationError, StoreError
+from e2i_serving.exceptions import ConfigurationError, RefusedError, StoreError
 from e2i_serving.exporters.json_lines import JsonLinesExporter
 from e2i_serving.exporters.otlp_logs import OtlpLogsExporter
 from e2i_serving.exporters.webhook import WebhookExporter
@@ -175,6 +176,25 @@ def test_a_log_record_has_the_ids_that_it_is_searched_by():
     assert attributes["e2i.label.brand"] == "north"
     assert attributes["log.record.uid"] == "life-1/1"
     assert {pair.key: pair.value.string_value for pair in resource.resource.attributes}["service.name"] == "credit"
+
+
+@pytest.mark.parametrize("headers", [{}, {"accept-encoding": "gzip"}])
+def test_a_refusal_in_part_is_read_behind_a_proxy_that_compresses(headers):
+    """No compression is asked for, by whoever sets headers either, so what is answered can be read."""
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
+
+    refusal = ExportLogsServiceResponse()
+    refusal.partial_success.rejected_log_records = 1
+    refusal.partial_success.error_message = "too old"
+    kind, body = {"Content-Type": "application/x-protobuf"}, refusal.SerializeToString()
+    plain, compressed = Fault(200, kind, body), Fault(200, {**kind, "Content-Encoding": "gzip"}, gzip.compress(body))
+    with ExportReceiver() as logged:
+        logged.judge = lambda request: compressed if "gzip" in request.headers.get("accept-encoding", "") else plain
+        with (
+            closing_exporter(OtlpLogsExporter(logged.url, headers=headers)) as exporter,
+            pytest.raises(RefusedError, match="too old"),
+        ):
+            exporter.export([entry()])
 
 
 def test_a_file_of_lines_may_be_moved_and_mended(tmp_path):

@@ -22,6 +22,8 @@ BATCH_EVENTS: Final = 500
 BATCH_BYTES: Final = 1024 * 1024
 """Bytes of JSON after which a post takes no more events."""
 SHORTEST_SECRET: Final = 16
+ENCODED: Final = "whsec_"
+"""How a secret begins that is the base64 of its bytes, as Standard Webhooks has it."""
 
 
 class WebhookExporter:
@@ -32,19 +34,17 @@ class WebhookExporter:
 
     Args:
         url: Where to.
-        secret: Signs what is posted.
+        secret: Signs what is posted: text, or ``whsec_`` and base64.
         timeout_seconds: Longest that a post may take.
 
     Raises:
-        ConfigurationError: The address is no HTTP address, or the secret is too short.
+        ConfigurationError: The address is no HTTP address, or the secret is too short or no base64.
     """
 
     name = WEBHOOK
 
     def __init__(self, url: str, secret: str, *, timeout_seconds: float = 10.0) -> None:
-        if len(secret) < SHORTEST_SECRET:
-            raise ConfigurationError(f"webhook_secret needs at least {SHORTEST_SECRET} characters.")
-        self._secret = secret.encode()
+        self._secret = _key(secret)
         self._transport = Transport(
             "The webhook",
             url,
@@ -85,6 +85,21 @@ class WebhookExporter:
         body = b"[" + b",".join(batch) + b"]"
         number = "msg_" + hashlib.sha256("\n".join(names).encode()).hexdigest()[:32]
         self._transport.send("POST", "", body, headers=signature(self._secret, number, int(time.time()), body))
+
+
+def _key(secret: str) -> bytes:
+    """What a secret signs with, as those that verify have it."""
+    if not secret.startswith(ENCODED):
+        if len(secret) < SHORTEST_SECRET:
+            raise ConfigurationError(f"webhook_secret needs at least {SHORTEST_SECRET} characters.")
+        return secret.encode()
+    try:
+        key = base64.b64decode(secret.removeprefix(ENCODED), validate=True)
+    except ValueError:
+        raise ConfigurationError(f"webhook_secret is no base64 behind {ENCODED}. Copy all of it.") from None
+    if len(key) < SHORTEST_SECRET:
+        raise ConfigurationError(f"webhook_secret needs at least {SHORTEST_SECRET} bytes, in base64 behind {ENCODED}.")
+    return key
 
 
 def cloud_event(entry: Entry) -> dict[str, Any]:

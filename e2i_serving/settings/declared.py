@@ -344,8 +344,8 @@ class Settings(BaseSettings):
     )
     webhook_secret: SecretStr = Field(
         SecretStr(""),
-        description="Secret that signs what the webhook posts (HMAC with SHA-256), at least 16 characters; a webhook "
-        "needs one.",
+        description="Secret that signs what the webhook posts (HMAC with SHA-256), at least 16 characters, or `whsec_` "
+        "and at least 16 bytes in base64; a webhook needs one.",
     )
     webhook_timeout_seconds: float = Field(
         10.0, ge=0.1, le=300, description="Longest that a post of the webhook may take, in seconds."

@@ -134,6 +134,30 @@ def test_a_webhook_is_signed_and_its_events_have_ids(monkeypatch):
         WebhookExporter("http://localhost", "short")
 
 
+def test_a_secret_with_the_standards_prefix_is_decoded():
+    """What verifies by Standard Webhooks takes the prefix off and decodes the rest; any other secret is text."""
+    key = bytes(range(24))
+    with ExportReceiver() as hooked:
+        with closing_exporter(WebhookExporter(hooked.url, "whsec_" + base64.b64encode(key).decode())) as exporter:
+            exporter.export([entry()])
+        (post,) = hooked.requests
+    signed = f"{post.headers['webhook-id']}.{post.headers['webhook-timestamp']}.".encode() + post.body
+    expected = base64.b64encode(hmac.digest(key, signed, "sha256")).decode()
+    assert post.headers["webhook-signature"] == f"v1,{expected}"
+
+
+@pytest.mark.parametrize(
+    ("secret", "said"),
+    [("whsec_not-base64-and-no-key", "base64"), ("whsec_" + "QUJD" * 4, "16 bytes"), ("whsec_QUI=", "16 bytes")],
+)
+def test_a_secret_that_cannot_be_the_standards_is_refused(secret, said):
+    """At the start-up check, without saying the secret."""
+    (problem,) = exporter_problems(Settings(webhook_url="http://localhost", webhook_secret=secret))
+    assert "webhook_secret" in problem
+    assert said in problem
+    assert secret not in problem
+
+
 def test_a_webhook_takes_any_success_and_a_collector_no_page():
     """Web frameworks answer with HTML unless told otherwise; a collector does not, and so a sign-in page is none."""
     page = Fault(200, {"Content-Type": "text/html; charset=utf-8"}, b"ok", takes=True)

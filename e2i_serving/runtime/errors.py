@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from e2i_serving.record import Life, Outcome, PredictionRecord
+from e2i_serving.runtime.observation import MAX_ERROR_MESSAGE, without_quoted_input
 from e2i_serving.settings import Settings, sentry_variable
 
 logger = logging.getLogger("e2i_serving")
@@ -124,10 +125,12 @@ class ErrorReporter:
     def _clean(self, event: dict[str, Any], record: PredictionRecord) -> None:
         """Say of the error what its record says."""
         values = event.get("exception", {}).get("values", [])
-        for value in values:
-            value["value"] = MASKED if self._text is not None else str(value.get("value", ""))[:1024]
         if values:
             values[-1]["value"] = record.error_message
+        for value in values[:-1] if self._text is not None else ():
+            value["value"] = MASKED
+        for value in values:
+            value["value"] = without_quoted_input(str(value.get("value", "")))[:MAX_ERROR_MESSAGE]
         if self._text is not None:
             for value in values:
                 for frame in value.get("stacktrace", {}).get("frames", ()):

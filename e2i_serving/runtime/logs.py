@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, MutableMapping
@@ -17,7 +16,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from e2i_serving.record import ModelInfo, Outcome, PredictionRecord
 from e2i_serving.redaction import Redactor
-from e2i_serving.runtime.observation import Observation, describe_error
+from e2i_serving.runtime.observation import Observation, describe_error, without_quoted_input
 from e2i_serving.runtime.tracing import request_of
 from e2i_serving.settings import Settings
 
@@ -39,7 +38,6 @@ MOST_SAID: Final = 100
 """Most different lines of theirs that are remembered."""
 
 _LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
-_QUOTED_INPUT: Final = re.compile(r"input_value=.*?, input_type=", re.DOTALL)
 _FIRST: Final = ("time", "level", "logger", "event")
 
 
@@ -104,8 +102,7 @@ class LogContext:
         return line
 
     def _cleaned(self, text: str) -> str:
-        if "input_value=" in text:
-            text = _QUOTED_INPUT.sub("input_value=***, input_type=", text)
+        text = without_quoted_input(text)
         if self.redactor is None:
             return text
         # By line: of a text that is too long to search, nothing would be left.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -31,6 +32,7 @@ MAX_LABEL = 128
 INCONSISTENT_COLUMNS = "inconsistent_columns"
 """Type of the error of a record whose columns do not all describe as many items as it has."""
 
+_QUOTED_INPUT = re.compile(r"input_value=.*?, input_type=", re.DOTALL)
 _INVALID = frozenset({400, 404, 405, 406, 409, 411, 413, 414, 415, 416, 417, 422, 431})
 _REJECTED = frozenset({401, 403, 407, 423, 425, 429, 503})
 _TIMEOUT = frozenset({408, 504})
@@ -298,6 +300,11 @@ def _message(error: BaseException) -> str:
         found = details(include_url=False, include_input=False, include_context=False)
         return "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found[:10])
     return str(error)
+
+
+def without_quoted_input(text: str) -> str:
+    """A text without the input that pydantic's own text of a failed validation quotes, which may be personal data."""
+    return _QUOTED_INPUT.sub("input_value=***, input_type=", text) if "input_value=" in text else text
 
 
 def annotate(*, labels: dict[str, str] | None = None, **attributes: Any) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 
 import msgspec
+import pydantic
 import pytest
 import sentry_sdk
 
@@ -127,6 +128,34 @@ def test_event_is_redacted(receiver):
     reporter.close()
     assert "@example.org" not in msgspec.json.encode(receiver.events).decode().replace("@example.org\\", "")
     assert [value["value"] for value in receiver.events[0]["exception"]["values"]] == ["***", "no ***"]
+
+
+class Row(pydantic.BaseModel):
+    """What the service validates."""
+
+    age: int
+
+
+@pytest.mark.parametrize("length", [20, 2000])
+def test_input_that_a_failed_validation_quotes_is_masked(reporter, receiver, length):
+    """Of causes, and of a message that holds one; where it stands as far back as a message is kept, too."""
+    secret = "zq" + "QUOTED"  # not as a whole in the source, which frames quote
+    try:
+        Row.model_validate({"age": secret})
+    except pydantic.ValidationError as error:
+        quoted = str(error)
+        cause = ValueError(f"{'x' * (length - 1000)} {quoted}")
+        cause.__cause__ = error
+    reporter.report(raised(quoted, cause), record(error_message=quoted))
+    reporter.close()
+    (event,) = receiver.events
+    assert [value["type"] for value in event["exception"]["values"]] == [
+        "ValidationError",
+        "ValueError",
+        "RuntimeError",
+    ]
+    assert "input_value=***" in event["exception"]["values"][0]["value"]
+    assert secret not in msgspec.json.encode(event).decode()
 
 
 def test_library_that_takes_the_process_client_over_changes_nothing(reporter, receiver):

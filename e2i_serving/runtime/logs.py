@@ -16,6 +16,7 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 from e2i_serving.record import ModelInfo, Outcome, PredictionRecord
 from e2i_serving.redaction import Redactor
+from e2i_serving.runtime.log_values import plain_field
 from e2i_serving.runtime.observation import Observation, describe_error, without_quoted_input
 from e2i_serving.runtime.tracing import request_of
 from e2i_serving.settings import Settings
@@ -95,14 +96,17 @@ class LogContext:
         return line
 
     def clean(self, logger: WrappedLogger, method: str, line: EventDict) -> EventDict:  # noqa: ARG002  # structlog's signature
-        """Take out of the texts what must not be kept."""
+        """Take out of the fields what must not be kept, whatever they hold."""
         for name, value in line.items():
-            if name not in _IDS and isinstance(value, str):
+            if not isinstance(value, str):
+                line[name] = plain_field(value, self._cleaned)
+            elif name not in _IDS:
                 line[name] = self._cleaned(value)
         return line
 
     def _cleaned(self, text: str) -> str:
-        text = without_quoted_input(text)
+        # Half a character, as of a file's name, would keep the line from being written.
+        text = without_quoted_input(text if text.isascii() else text.encode("utf-8", "backslashreplace").decode())
         if self.redactor is None:
             return text
         # By line: of a text that is too long to search, nothing would be left.
@@ -227,9 +231,9 @@ def _formatter(context: LogContext, render: Render) -> logging.Formatter:
         foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *_described()],
         processors=[
             structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-            context.add,
             context.explain,
             context.clean,
+            context.add,  # redacted as the record is, and no more
             lambda _logger, _method, line: render({**_first(line), **line}),
         ],
     )

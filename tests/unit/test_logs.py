@@ -12,70 +12,29 @@ import pydantic
 import pytest
 import structlog
 from bentoml.exceptions import InternalServerError, NotFound
+from log_lines import Lines, a_request_served, invalid, logging_put_back
 from opentelemetry import context as otel_context
 
-from e2i_serving.context import RequestContext
-from e2i_serving.guard import FailureGuard
 from e2i_serving.observers.access_log import AccessLogObserver
-from e2i_serving.record import ModelInfo, Outcome, PredictionRecord
-from e2i_serving.redaction import redactor_of
+from e2i_serving.record import Outcome, PredictionRecord
 from e2i_serving.runtime.logs import BENTOML_ERRORS, configure_logs, slow_request
-from e2i_serving.runtime.observation import Endpoint, Observation, observation
-from e2i_serving.runtime.redacting import Redacting
-from e2i_serving.runtime.tracing import request_span
 from e2i_serving.settings import load_settings
 
 KEY = "0123456789abcdef"
-SECRET = "zq" + "SECRET"  # not as a whole in any line of source, which tracebacks quote
-
-
-class Lines:
-    """Logging as a worker sets it up, into memory."""
-
-    def __init__(self, **arguments):
-        self.stream = io.StringIO()
-        self.settings = load_settings({"log_format": "json"} | arguments, environ={}).settings
-        self.context, self.render = configure_logs(self.settings, stream=self.stream)
-        self.context.model = ModelInfo("scorer", "v1")
-
-    def redact(self):
-        """Redact as the settings say."""
-        self.context.redactor = redactor_of(self.settings, ModelInfo())
-        self.context.exception_text = Redacting(self.context.redactor, FailureGuard()).log_text
-
-    @property
-    def all(self):
-        return [msgspec.json.decode(line) for line in self.stream.getvalue().splitlines()]
-
-    @property
-    def only(self):
-        (line,) = self.all
-        return line
 
 
 @pytest.fixture
 def lines():
     """Make logging as a worker sets it up, and put it back as it was."""
-    loggers = [logging.getLogger(name) for name in ("", "bentoml", "uvicorn.error", "circus", "httpx")]
-    before = [(each, each.handlers[:], each.level, each.propagate) for each in loggers]
-    yield Lines
-    for each, handlers, level, propagate in before:
-        each.handlers[:], each.propagate = handlers, propagate
-        each.setLevel(level)
-    structlog.reset_defaults()
+    with logging_put_back():
+        yield Lines
 
 
 @pytest.fixture
 def serving():
     """A request being served."""
-    context = RequestContext("p-1", "order-17", "a" * 32, "b" * 16)
-    request = Observation(Endpoint("predict", "/predict"), context, "POST")
-    request.labels = {"brand": "alpha"}
-    token = observation.set(request)
-    span = otel_context.attach(request_span(request))
-    yield request
-    otel_context.detach(span)
-    observation.reset(token)
+    with a_request_served() as request:
+        yield request
 
 
 def test_any_line_of_a_request_carries_its_ids(lines, serving):
@@ -143,19 +102,6 @@ def test_bentoml_writes_through_us(lines):
     logging.getLogger("httpx").info("HTTP Request: POST ...")
     assert logs.only["event"] == "Service credit initialized"
     assert theirs.stream.getvalue() == ""
-
-
-class Row(pydantic.BaseModel):
-    age: int
-
-
-def invalid():
-    """What pydantic raises for a value that nobody should see."""
-    try:
-        Row.model_validate({"age": SECRET})
-    except pydantic.ValidationError as error:
-        return error
-    raise AssertionError
 
 
 @pytest.mark.parametrize("error", [invalid(), NotFound("no such patient")])

@@ -115,8 +115,8 @@ def _fill(log: Any, entry: Entry) -> None:
     if isinstance(body, PredictionRecord):
         attributes |= {"e2i.status": body.status, "e2i.items": body.items}
         attributes |= {f"e2i.label.{name}": value for name, value in body.labels.items()}
-        log.trace_id = _hex(body.trace_id)
-        log.span_id = _hex(body.span_id)
+        log.trace_id = id_bytes(body.trace_id, 16)
+        log.span_id = id_bytes(body.span_id, 8)
         log.flags = int(body.sampled)
     log.severity_number = severity
     log.severity_text = _TEXTS[severity]
@@ -149,8 +149,17 @@ def _attributes(target: Any, values: Mapping[str, Any]) -> None:
             pair.value.string_value = str(value)
 
 
-def _hex(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        return b""
+def id_bytes(text: object, size: int) -> bytes:
+    """The bytes of an id in hex digits; none where it is not one of that size, which receivers refuse.
+
+    Args:
+        text: The id.
+        size: How many bytes it has.
+    """
+    if isinstance(text, str) and len(text) == 2 * size:
+        try:
+            found = bytes.fromhex(text)
+        except ValueError:
+            return b""
+        return found if len(found) == size else b""  # spaces are passed over
+    return b""

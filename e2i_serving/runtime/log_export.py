@@ -18,6 +18,7 @@ from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord, ResourceLogs, ScopeL
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
 import e2i_serving
+from e2i_serving.exporters.otlp_logs import id_bytes
 from e2i_serving.settings import LogsVariables
 
 logger = logging.getLogger("e2i_serving")
@@ -29,6 +30,7 @@ MOST_WAITING: Final = 4096
 BATCH: Final = 512
 _LAST_SECONDS: Final = 3.0
 _OWN_THREADS: Final = "e2i-"
+_IDS: Final = (("trace_id", 16), ("span_id", 8))
 
 _SEVERITIES: Final = {
     "debug": SeverityNumber.SEVERITY_NUMBER_DEBUG,
@@ -37,7 +39,7 @@ _SEVERITIES: Final = {
     "error": SeverityNumber.SEVERITY_NUMBER_ERROR,
     "critical": SeverityNumber.SEVERITY_NUMBER_FATAL,
 }
-_NOT_ATTRIBUTES: Final = frozenset({"time", "level", "event", "trace_id", "span_id"})
+_NOT_ATTRIBUTES: Final = frozenset({"time", "level", "event"})
 
 
 class LogExport:
@@ -92,50 +94,77 @@ class LogExport:
                         break
 
     def _send(self, client: httpx.Client, batch: list[dict[str, Any]]) -> bool:
+        records = self._records(batch)
+        if not records:
+            return True
         try:
-            body = self._request(batch).SerializeToString()
+            scope = ScopeLogs(scope=self._scope, log_records=records)
+            resource = ResourceLogs(resource=self._resource, scope_logs=[scope])
             answer = client.post(
                 self._variables.endpoint,
-                content=gzip.compress(body, 1),
+                content=gzip.compress(ExportLogsServiceRequest(resource_logs=[resource]).SerializeToString(), 1),
                 headers={"content-type": "application/x-protobuf", "content-encoding": "gzip"},
             )
             answer.raise_for_status()
         except Exception as error:  # noqa: BLE001  # promise 4: observability never harms
-            self.dropped += len(batch)
-            logger.warning("%d log lines could not be sent: %s: %s", len(batch), type(error).__name__, error)
+            self._lose(len(records), error)
             return False
         return True
 
-    def _request(self, batch: list[dict[str, Any]]) -> ExportLogsServiceRequest:
-        scope = ScopeLogs(scope=self._scope, log_records=map(log_record, batch))
-        return ExportLogsServiceRequest(resource_logs=[ResourceLogs(resource=self._resource, scope_logs=[scope])])
+    def _records(self, batch: list[dict[str, Any]]) -> list[LogRecord]:
+        records: list[LogRecord] = []
+        for line in batch:
+            try:
+                records.append(log_record(line))
+            except Exception as error:  # noqa: BLE001  # as above: whatever a line holds, the others are sent
+                self._lose(1, error)
+        return records
+
+    def _lose(self, count: int, error: Exception) -> None:
+        self.dropped += count
+        logger.warning("%d log lines could not be sent: %s: %s", count, type(error).__name__, error)
 
 
 def log_record(line: dict[str, Any]) -> LogRecord:
-    """A line as OpenTelemetry's log record."""
+    """A line as OpenTelemetry's log record.
+
+    Raises:
+        Exception: Whatever an object in it raises when it is looked at.
+    """
     level = str(line.get("level", "info"))
-    trace_id, span_id = str(line.get("trace_id", "")), str(line.get("span_id", ""))
+    # The service's own fields may have the same names, and hold anything.
+    ids = {name: id_bytes(line.get(name), size) for name, size in _IDS}
+    others = {
+        name: value
+        for name, value in line.items()
+        if name not in _NOT_ATTRIBUTES and not (name in ids and (ids[name] or value == ""))
+    }
     return LogRecord(
         time_unix_nano=_time_ns(line.get("time")),
         observed_time_unix_nano=time.time_ns(),
         severity_number=_SEVERITIES.get(level, SeverityNumber.SEVERITY_NUMBER_UNSPECIFIED),
-        severity_text=level.upper(),
-        body=AnyValue(string_value=str(line.get("event", ""))),
-        attributes=_attributes({name: value for name, value in line.items() if name not in _NOT_ATTRIBUTES}),
-        trace_id=bytes.fromhex(trace_id),
-        span_id=bytes.fromhex(span_id),
+        severity_text=_text(level.upper()),
+        body=AnyValue(string_value=_text(str(line.get("event", "")))),
+        attributes=_attributes(others),
+        trace_id=ids["trace_id"],
+        span_id=ids["span_id"],
     )
 
 
 def _time_ns(value: object) -> int:
     try:
-        return int(datetime.fromisoformat(str(value)).timestamp() * 1e6) * 1000
-    except ValueError:
-        return time.time_ns()
+        found = int(datetime.fromisoformat(str(value)).timestamp() * 1e6) * 1000
+    except (ValueError, OverflowError):
+        found = 0
+    return found if found > 0 else time.time_ns()
+
+
+def _text(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _attributes(values: dict[str, Any]) -> list[KeyValue]:
-    return [KeyValue(key=name, value=_any(value)) for name, value in values.items() if value is not None]
+    return [KeyValue(key=_text(name), value=_any(value)) for name, value in values.items() if value is not None]
 
 
 def _any(value: Any) -> AnyValue:
@@ -149,4 +178,4 @@ def _any(value: Any) -> AnyValue:
         found = AnyValue()
         found.kvlist_value.values.extend(_attributes({str(name): inner for name, inner in value.items()}))
         return found
-    return AnyValue(string_value=value if isinstance(value, str) else repr(value))
+    return AnyValue(string_value=_text(value if isinstance(value, str) else repr(value)))

@@ -202,6 +202,19 @@ def test_a_log_record_has_the_ids_that_it_is_searched_by():
     assert {pair.key: pair.value.string_value for pair in resource.resource.attributes}["service.name"] == "credit"
 
 
+def test_an_id_of_another_length_is_left_out_of_a_log_record():
+    """A collector would refuse the request for it; the entry's JSON has it."""
+    from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+
+    with ExportReceiver() as logged, closing_exporter(OtlpLogsExporter(logged.url)) as exporter:
+        exporter.export([entry(trace_id="abcd", span_id="order-17")])
+        (request,) = logged.requests
+    (resource,) = ExportLogsServiceRequest.FromString(request.body).resource_logs
+    (log,) = resource.scope_logs[0].log_records
+    assert (log.trace_id, log.span_id) == (b"", b"")
+    assert json.loads(log.body.string_value)["trace_id"] == "abcd"
+
+
 @pytest.mark.parametrize("headers", [{}, {"accept-encoding": "gzip"}])
 def test_a_refusal_in_part_is_read_behind_a_proxy_that_compresses(headers):
     """No compression is asked for, by whoever sets headers either, so what is answered can be read."""

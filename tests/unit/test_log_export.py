@@ -64,6 +64,51 @@ def test_ids_and_values_of_all_kinds_arrive(eventually):
     assert sent["attributes"] == {"labels": {"brand": "north"}, "ok": True, "seconds": 0.5, "set": "{1}"}
 
 
+@pytest.mark.parametrize(
+    ("odd", "attributes"),
+    [
+        ({"trace_id": "order-17", "span_id": "7"}, {"trace_id": "order-17", "span_id": "7"}),
+        ({"trace_id": TRACE[:-2], "span_id": TRACE}, {"trace_id": TRACE[:-2], "span_id": TRACE}),
+        ({"trace_id": f"{TRACE[:-2]}  ", "span_id": 7}, {"trace_id": f"{TRACE[:-2]}  ", "span_id": 7}),
+        ({"trace_id": None, "span_id": ""}, {}),
+        ({"path": "caf\udce9", "caf\udce9": {"caf\udce9": 1}}, {"path": "caf?", "caf?": {"caf?": 1}}),
+        ({"time": "1900-01-01T00:00:00+00:00"}, {}),
+    ],
+)
+def test_an_odd_line_is_sent_with_the_others(eventually, odd, attributes):
+    """What is no id is an attribute, what is no Unicode is replaced, what is no time of a log is now."""
+    with LogReceiver() as receiver:
+        export = export_to(receiver)
+        render = export.tee(str)
+        for line in ({"event": "one"}, {"event": "odd", **odd}, {"event": "three"}):
+            render(line)
+        export.close()
+        sent = eventually(lambda: len(receiver.lines) == 3 and receiver.lines, what="the lines")
+    assert [line["body"] for line in sent] == ["one", "odd", "three"]
+    assert (sent[1]["trace_id"], sent[1]["span_id"], sent[1]["attributes"]) == ("", "", attributes)
+    assert sent[1]["time"] > 1_700_000_000_000_000_000
+    assert export.dropped == 0
+
+
+def test_a_line_that_cannot_be_sent_is_lost_alone(eventually, caplog):
+    """It is counted, and the others of its batch arrive."""
+
+    class Broken:
+        def __repr__(self):
+            raise ValueError
+
+    with LogReceiver() as receiver:
+        export = export_to(receiver)
+        render = export.tee(lambda line: line["event"])
+        for line in ({"event": "one"}, {"event": "broken", "what": Broken()}, {"event": "three"}):
+            render(line)
+        export.close()
+        eventually(lambda: len(receiver.lines) == 2, what="the lines")
+    assert [line["body"] for line in receiver.lines] == ["one", "three"]
+    assert export.dropped == 1
+    assert "1 log lines" in caplog.text
+
+
 def test_a_receiver_that_refuses_costs_lines_and_no_time(eventually):
     """What can't be sent is counted and let go; what waits is bounded."""
     with LogReceiver() as receiver:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -28,20 +30,41 @@ from e2i_serving.cli.stats import stats
 from e2i_serving.exceptions import E2IServingError
 
 
-class _Commands(TyperGroup):
-    """Commands whose expected errors are one line, not a traceback."""
+class Commands(TyperGroup):
+    """Commands whose expected errors, and those of disks and databases, are one line and not a traceback."""
 
     def invoke(self, ctx: Any) -> Any:  # typer's click is another package in newer releases
+        """Run a command; what could not be done exits with 2."""
         try:
             return super().invoke(ctx)
         except E2IServingError as error:
-            print_error(str(error))
-            raise typer.Exit(2) from None
+            said = str(error)
+        except BrokenPipeError:
+            raise  # whoever read what was printed has seen enough
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename is not None else ""
+            said = (
+                f"{where}{error.strerror or str(error) or type(error).__name__}. Correct that, or name another place."
+            )
+        except Exception as error:
+            if not _is_of_a_database(error):
+                raise
+            reason = getattr(error, "orig", None) or error  # without the statement
+            said = f"A database can't be used: {reason}. Is it the right one, and may you read and write it?"
+        print_error(said)
+        raise typer.Exit(2)
+
+
+def _is_of_a_database(error: Exception) -> bool:
+    sqlalchemy = sys.modules.get("sqlalchemy.exc")  # not imported for this
+    return isinstance(error, sqlite3.Error) or (
+        sqlalchemy is not None and isinstance(error, sqlalchemy.SQLAlchemyError)
+    )
 
 
 app = typer.Typer(
     name="e2i-serving",
-    cls=_Commands,
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode=None,  # help reads the same in a terminal, a pipe and the documentation
     pretty_exceptions_enable=False,  # its tracebacks show local variables, and so people's data

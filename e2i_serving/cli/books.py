@@ -40,9 +40,9 @@ def books(
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.observers.metrics import observation_books  # noqa: PLC0415  # keeps --help fast
     from e2i_serving.relay.books import read_books  # noqa: PLC0415  # likewise
-    from e2i_serving.runtime.places import settings_beside  # noqa: PLC0415  # likewise
+    from e2i_serving.runtime.places import used_beside  # noqa: PLC0415  # likewise
 
-    _, folder = settings_beside(data_dir)
+    _, folder = used_beside(data_dir)
     observed = observation_books(folder / "metrics")
     accounts = read_books(folder)
     if output is TableOrJson.JSON:

@@ -36,9 +36,9 @@ def list_dead_letters(
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.journal import FrameKind  # noqa: PLC0415  # keeps --help fast
     from e2i_serving.relay import Ledger  # noqa: PLC0415  # likewise
-    from e2i_serving.runtime.places import settings_beside  # noqa: PLC0415  # likewise
+    from e2i_serving.runtime.places import used_beside  # noqa: PLC0415  # likewise
 
-    with closing(Ledger(settings_beside(data_dir)[1], read_only=True)) as ledger:
+    with closing(Ledger(used_beside(data_dir)[1], read_only=True)) as ledger:
         letters = ledger.dead_letters.list()
     if output is TableOrJson.JSON:
         print_json_lines(
@@ -86,12 +86,12 @@ def retry_dead_letters(
       e2i-serving audit dead-letters retry --all
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.relay import Ledger, RelayLock  # noqa: PLC0415  # keeps --help fast
-    from e2i_serving.runtime.places import settings_beside  # noqa: PLC0415  # likewise
+    from e2i_serving.runtime.places import used_beside  # noqa: PLC0415  # likewise
     from e2i_serving.runtime.relay_process import run_relay  # noqa: PLC0415  # likewise
 
     if bool(number) == everything:
         raise ConfigurationError("Say which: --id, once or more, or --all.")
-    settings, folder = settings_beside(data_dir)
+    settings, folder = used_beside(data_dir)
     with closing(Ledger(folder)) as ledger:
         known = {letter.id for letter in ledger.dead_letters.list()}
         if unknown := sorted(set(number or ()) - known):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from e2i_serving.evidence.opening import checkpoint_dir_of
 from e2i_serving.exceptions import ConfigurationError
-from e2i_serving.settings import Settings, default_data_dirs, kept_settings, load_settings, readers_dir
+from e2i_serving.settings import KEPT_NAME, Settings, default_data_dirs, kept_settings, load_settings, readers_dir
 
 if TYPE_CHECKING:
     from e2i_serving.stores.query import SqlAuditQuery
@@ -94,6 +94,24 @@ def settings_beside(data_dir: Path | None, *, may_be_missing: bool = False) -> t
     if not (may_be_missing or folder.is_dir()):
         raise ConfigurationError(f"There is no data directory {folder}. Name another with --data-dir.")
     return load_settings(data_dir=folder).settings.model_copy(update={"data_dir": folder}), folder
+
+
+def used_beside(data_dir: Path | None) -> tuple[Settings, Path]:
+    """As ``settings_beside``, of a directory that a service has used: any other looks as if all were well.
+
+    Raises:
+        ConfigurationError: As there, or nothing of theirs is in the directory.
+    """
+    from e2i_serving.relay.ledger_schema import LEDGER_NAME  # noqa: PLC0415  # workers import this, and no relay
+
+    settings, folder = settings_beside(data_dir)
+    # What a worker makes before it is asked for anything, and what a relay does.
+    if not any((folder / name).exists() for name in (KEPT_NAME, "journal", "metrics", LEDGER_NAME)):
+        raise ConfigurationError(
+            f"{folder} is no data directory that a service has used. Name the folder that has journal and metrics "
+            "in it with --data-dir."
+        )
+    return settings, folder
 
 
 def find_data_dir(settings: Settings) -> Path:

@@ -27,8 +27,9 @@ def run(tmp_path, monkeypatch):
     return lambda *arguments: CliRunner().invoke(app, list(arguments))
 
 
-def test_books_that_balance(run):
-    """A directory nobody served from yet has books, and they balance."""
+def test_books_that_balance(run, make_rig, tmp_path):
+    """A service that was asked for nothing yet has books, and they balance."""
+    make_rig(data_dir=tmp_path)
     result = run("audit", "books")
     assert result.exit_code == 0
     observed, delivered = result.stdout.split("\n\n")
@@ -69,6 +70,30 @@ def test_books_of_nothing(run):
     result = run("audit", "books", "--data-dir", "none")
     assert result.exit_code == 2
     assert "no data directory" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [("audit", "books"), ("audit", "dead-letters", "list"), ("audit", "dead-letters", "retry", "--all")],
+    ids=" ".join,
+)
+def test_a_folder_of_something_else_has_no_books(run, tmp_path, command):
+    """Neither balanced ones nor no dead letters, and nothing is made there."""
+    other = tmp_path / "other"
+    (other / "audit").mkdir(parents=True)
+    result = run(*command, "--data-dir", str(other))
+    assert result.exit_code == 2
+    assert f"{other} is no data directory that a service has used." in result.stderr
+    assert "--data-dir" in result.stderr
+    assert [path.name for path in other.iterdir()] == ["audit"]
+
+
+@pytest.mark.parametrize("options", [{"audit_enabled": False}, {"metrics_enabled": False}])
+def test_a_service_that_keeps_less_has_books(run, make_rig, tmp_path, options):
+    """Without audit, or without metrics, a service that has just started is known by its directory."""
+    make_rig(data_dir=tmp_path, **options)
+    assert run("audit", "books").exit_code == 0
+    assert run("audit", "dead-letters", "list").exit_code == 0
 
 
 @pytest.fixture

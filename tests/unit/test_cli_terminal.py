@@ -43,7 +43,7 @@ LEAVES = list(leaves(typer.main.get_command(app)))
 def data_dir(tmp_path, monkeypatch) -> Path:
     """A data directory with an audit store that holds nothing."""
     folder = tmp_path / "data"
-    folder.mkdir()
+    (folder / "journal").mkdir(parents=True)
     with closing(SqlAuditStore(sqlite_url(folder / "audit.db"))) as store:
         store.write(RowBatch())
     monkeypatch.setenv("E2I_SERVING_DATA_DIR", str(folder))

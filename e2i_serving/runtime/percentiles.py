@@ -7,18 +7,16 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-import httpx
 import msgspec
 
 from e2i_serving.exceptions import QueryError
 from e2i_serving.observers.metrics.families import DURATION, PHASE_DURATION
 from e2i_serving.record import Row
+from e2i_serving.slo.asking import service_metrics
 
 PARTS: Final = {"p50": 0.5, "p90": 0.9, "p95": 0.95, "p99": 0.99, "p99.9": 0.999}
 TOTAL: Final = "total"
 """Stands for the phase of the whole request."""
-
-_SECONDS: Final = 30.0
 
 
 class Percentiles(msgspec.Struct, frozen=True):
@@ -72,13 +70,7 @@ def percentiles_of_service(url: str) -> list[Percentiles]:
     Raises:
         QueryError: It does not answer, or what it answers is no metrics.
     """
-    try:
-        answer = httpx.get(f"{url.rstrip('/')}/metrics", timeout=_SECONDS, follow_redirects=True)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise QueryError(f"{url} does not answer: {error}. Is a service there?") from None
-    if answer.status_code != httpx.codes.OK:
-        raise QueryError(f"{url} answered its metrics with {answer.status_code}. Is a service there?")
-    return percentiles_of_text(answer.text)
+    return percentiles_of_text(service_metrics(url))
 
 
 def percentiles_of_text(text: str) -> list[Percentiles]:

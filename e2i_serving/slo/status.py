@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from e2i_serving.exceptions import QueryError
+from e2i_serving.slo.asking import ask, opened_client, service_metrics, shown
 from e2i_serving.slo.indicators import KEPT_APART, error_ratio_unrecorded
 from e2i_serving.slo.objectives import Indicator, Objective, Objectives
 
 SINCE_START: Final = "start"
-_SECONDS: Final = 60.0
-_LARGEST_ANSWER: Final = 64 * 1024 * 1024
 _NOTHING: Final = "nothing was counted"
 
 
@@ -61,7 +60,7 @@ def budgets_from_prometheus(objectives: Objectives, url: str, *, keep: Sequence[
     Raises:
         QueryError: The server can't be asked, or did not answer.
     """
-    with httpx.Client(timeout=_SECONDS, follow_redirects=True) as client:
+    with opened_client() as client:
         found: list[Budget] = []
         for objective in objectives.items:
             window = f"{objective.days}d"
@@ -82,11 +81,7 @@ def budgets_from_service(objectives: Objectives, url: str) -> list[Budget]:
     Raises:
         QueryError: The service can't be asked, or what it answers is no metrics.
     """
-    with httpx.Client(timeout=_SECONDS, follow_redirects=True) as client:
-        answer = _get(client, f"{url.rstrip('/')}/metrics", {})
-    if answer.status_code != httpx.codes.OK:
-        raise QueryError(f"{_shown(url)}/metrics answered {answer.status_code}. Is a service there?")
-    return budgets_from_text(objectives, answer.text)
+    return budgets_from_text(objectives, service_metrics(url))
 
 
 def budgets_from_text(objectives: Objectives, text: str) -> list[Budget]:
@@ -164,40 +159,15 @@ def _subject(objective: Objective, value: str) -> dict[str, str]:
 
 def _asked(client: httpx.Client, url: str, expression: str) -> Iterator[tuple[dict[str, str], float]]:
     """The series of an instant query; those that are no number are left out."""
-    answer = _get(client, f"{url.rstrip('/')}/api/v1/query", {"query": expression})
+    answer = ask(client, f"{url.rstrip('/')}/api/v1/query", {"query": expression})
     try:
         content = answer.json()
         refusal = "" if content["status"] == "success" else str(content["error"])
         rows = [] if refusal else [(each["metric"], float(each["value"][1])) for each in content["data"]["result"]]
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise QueryError(
-            f"{_shown(url)} answered {answer.status_code}, and not as Prometheus does. Give the server's own address."
+            f"{shown(url)} answered {answer.status_code}, and not as Prometheus does. Give the server's own address."
         ) from error
     if refusal:
-        raise QueryError(f"Prometheus at {_shown(url)} refused a query: {refusal}")
+        raise QueryError(f"Prometheus at {shown(url)} refused a query: {refusal}")
     return ((labels, value) for labels, value in rows if math.isfinite(value))
-
-
-def _get(client: httpx.Client, url: str, parameters: Mapping[str, Any]) -> httpx.Response:
-    try:
-        with client.stream("GET", url, params=parameters) as answer:
-            body = bytearray()
-            for part in answer.iter_bytes():
-                body += part
-                if len(body) > _LARGEST_ANSWER:
-                    raise QueryError(
-                        f"{_shown(url)} answers more than {_LARGEST_ANSWER} bytes. Is it the right address?"
-                    )
-            return httpx.Response(answer.status_code, content=bytes(body))
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise QueryError(
-            f"{_shown(url)} can't be asked: {str(error) or type(error).__name__}. Correct the address."
-        ) from error
-
-
-def _shown(url: str) -> str:
-    """An address without what may be secret in it."""
-    try:
-        return str(httpx.URL(url).copy_with(username=None, password=None, query=None))
-    except httpx.InvalidURL:
-        return "The address"

@@ -75,7 +75,7 @@ def test_the_command_says_who_does_not_answer(free_port):
     """No service is one line, not a traceback."""
     done = CliRunner().invoke(app, ["stats", "--url", f"http://127.0.0.1:{free_port}"])
     assert done.exit_code == 2
-    assert "does not answer" in done.stderr
+    assert "can't be asked" in done.stderr
 
 
 def test_the_command_takes_one_source():

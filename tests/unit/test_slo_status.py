@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
@@ -11,7 +12,8 @@ from typer.testing import CliRunner
 
 from e2i_serving.cli import app
 from e2i_serving.exceptions import QueryError
-from e2i_serving.slo import DEFAULT_OBJECTIVES, Indicator, Objective, Objectives
+from e2i_serving.runtime.percentiles import percentiles_of_service
+from e2i_serving.slo import DEFAULT_OBJECTIVES, Indicator, Objective, Objectives, asking
 from e2i_serving.slo.status import Budget, budgets_from_service, budgets_from_text
 
 METRICS = """\
@@ -125,10 +127,39 @@ def test_what_is_no_text_format_is_refused():
         budgets(DEFAULT_OBJECTIVES.items[0], "<html>{not metrics</html>")
 
 
-def test_nobody_there():
-    """An address where nobody listens is named, without the secret in it."""
-    with pytest.raises(QueryError, match=r"http://127\.0\.0\.1:9/metrics can't be asked") as raised:
-        budgets_from_service(DEFAULT_OBJECTIVES, "http://ann:s3cret@127.0.0.1:9")
+ASKING = pytest.mark.parametrize("ask", [partial(budgets_from_service, DEFAULT_OBJECTIVES), percentiles_of_service])
+"""Both that read a service's own metrics."""
+
+
+@ASKING
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://ann:s3cret@127.0.0.1:9", r"http://127\.0\.0\.1:9/metrics can't be asked"),
+        ("http://ann:s3cret/x@127.0.0.1:9", "The address can't be asked"),
+        ("ftp://ann:s3cret@127.0.0.1:9", r"ftp://127\.0\.0\.1:9/metrics can't be asked"),
+    ],
+)
+def test_nobody_there(ask, url, said):
+    """An address where nobody can be asked is named, without the secret in it."""
+    with pytest.raises(QueryError, match=said) as raised:
+        ask(url)
+    assert "s3cret" not in str(raised.value)
+
+
+@ASKING
+def test_an_answer_of_any_length_is_not_read(service, ask, monkeypatch):
+    """What answers without end is not what was asked for."""
+    monkeypatch.setattr(asking, "LARGEST_ANSWER", len(METRICS) - 1)
+    with pytest.raises(QueryError, match="more than"):
+        ask(service)
+
+
+@ASKING
+def test_another_server_is_told_from_a_service(service, ask):
+    """It answers, and has no metrics there."""
+    with pytest.raises(QueryError, match=r"/other/metrics answered 404\. Is a service there") as raised:
+        ask(f"{service.replace('://', '://ann:s3cret@')}/other")
     assert "s3cret" not in str(raised.value)
 
 

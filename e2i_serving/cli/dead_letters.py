@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,10 @@ from e2i_serving.cli.books import DataDir
 from e2i_serving.cli.printing import TableOrJson, iso_time, print_error, print_json_lines, show, table, text
 from e2i_serving.cli.progress import progress
 from e2i_serving.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from e2i_serving.settings import Settings
+    from e2i_serving.typing import Cipher
 
 dead_letters_app = typer.Typer(
     name="dead-letters",
@@ -29,6 +33,8 @@ def list_dead_letters(
 ) -> None:
     """List what destinations refused for good, the oldest first.
 
+    Each with its prediction, which is empty where its key is not here, or it was erased.
+
     \b
     Examples:
       e2i-serving audit dead-letters list
@@ -38,8 +44,11 @@ def list_dead_letters(
     from e2i_serving.relay import Ledger  # noqa: PLC0415  # likewise
     from e2i_serving.runtime.places import used_beside  # noqa: PLC0415  # likewise
 
-    with closing(Ledger(used_beside(data_dir)[1], read_only=True)) as ledger:
+    settings, folder = used_beside(data_dir)
+    with closing(Ledger(folder, read_only=True)) as ledger:
         letters = ledger.dead_letters.list()
+    cipher = _cipher(settings) if any(letter.key_id for letter in letters) else None
+    ids = [letter.ids(cipher) for letter in letters]
     if output is TableOrJson.JSON:
         print_json_lines(
             {
@@ -48,20 +57,22 @@ def list_dead_letters(
                 "life": letter.life,
                 "sequence": letter.sequence,
                 "kind": FrameKind(letter.kind).name.lower(),
+                "prediction_id": prediction_id,
+                "request_id": request_id,
                 "reason": letter.reason,
                 "message": letter.message,
                 "time": iso_time(letter.time_ns),
                 "bytes": len(letter.payload),
                 "requested": letter.requested,
             }
-            for letter in letters
+            for letter, (prediction_id, request_id) in zip(letters, ids, strict=True)
         )
         return
-    rows = table("ID", "DESTINATION", "TIME", "KIND", "LIFE", "SEQUENCE", "BYTES", "RETRY", "MESSAGE")
-    for letter in letters:
+    rows = table("ID", "DESTINATION", "TIME", "KIND", "PREDICTION", "LIFE", "SEQUENCE", "BYTES", "RETRY", "MESSAGE")
+    for letter, (prediction_id, _) in zip(letters, ids, strict=True):
         kind = FrameKind(letter.kind).name.lower()
         place = (letter.life, letter.sequence, len(letter.payload), "asked for" if letter.requested else "")
-        cells = (letter.id, letter.destination, iso_time(letter.time_ns), kind, *place, letter.message)
+        cells = (letter.id, letter.destination, iso_time(letter.time_ns), kind, prediction_id, *place, letter.message)
         rows.add_row(*map(text, cells))
     show(rows)
 
@@ -108,3 +119,12 @@ def retry_dead_letters(
     if refused:
         print_error(f"Refused again: {', '.join(map(str, sorted(refused)))}. Their messages say why.")
         raise typer.Exit(1)
+
+
+def _cipher(settings: Settings) -> Cipher | None:
+    from e2i_serving.encryption import cipher_of  # noqa: PLC0415  # keeps --help fast
+
+    try:
+        return cipher_of(settings)
+    except (ConfigurationError, ImportError):
+        return None  # all else of a letter can be told without the key

@@ -9,7 +9,10 @@ from typing import Final
 
 import msgspec
 
+from e2i_serving.exceptions import EncryptionError, FrameError
+from e2i_serving.journal import Frame
 from e2i_serving.record import Life
+from e2i_serving.typing import Cipher
 
 REFUSED: Final = "refused"
 
@@ -63,6 +66,22 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     def life_of(self) -> Life:
         """The life it belongs to."""
         return msgspec.msgpack.decode(self.about, type=Life)
+
+    def frame(self) -> Frame:
+        """The frame as it stood in the journal."""
+        return Frame(self.kind, self.schema, self.sequence, self.ordinal, self.payload, self.key_id, self.life)
+
+    def ids(self, cipher: Cipher | None) -> tuple[str, str]:
+        """Prediction and request id, as they stand in the journal; empty where there are none, or can't be read.
+
+        Args:
+            cipher: Decrypts what is encrypted.
+        """
+        try:
+            body = self.frame().decode(cipher)
+        except (FrameError, EncryptionError):
+            return "", ""  # its key is not here, or it was erased
+        return getattr(body, "prediction_id", ""), getattr(body, "request_id", "")
 
 
 class DeadLetters:

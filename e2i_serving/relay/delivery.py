@@ -360,10 +360,7 @@ class Delivery:
         return len(letters)
 
     def _redeliver(self, letter: DeadLetter) -> None:
-        frame = Frame(
-            letter.kind, letter.schema, letter.sequence, letter.ordinal, letter.payload, letter.key_id, letter.life
-        )
-        body = frame.decode(self._cipher)
+        body = letter.frame().decode(self._cipher)
         if isinstance(body, Life):
             raise FrameError(f"Frame {letter.sequence} is a life's.")
         entry = Entry(letter.life_of(), letter.sequence, body, len(letter.payload))

@@ -26,7 +26,6 @@ from e2i_serving.record import (
 )
 from e2i_serving.relay import Ledger
 from e2i_serving.relay.cells import text_cells
-from e2i_serving.relay.dead_letters import DeadLetter
 from e2i_serving.relay.ledger_schema import LEDGER_NAME
 from e2i_serving.runtime.catching_up import receivers
 from e2i_serving.stores.engine import BUSY_SECONDS
@@ -123,7 +122,7 @@ def erase_dead_letters(data_dir: Path, subject: Subject, cipher: Cipher | None) 
     done = 0
     with closing(Ledger(data_dir)) as ledger:
         for letter in ledger.dead_letters.list():
-            if letter.payload and subject.is_in(_frame_of(letter), cipher):
+            if letter.payload and subject.is_in(letter.frame(), cipher):
                 ledger.dead_letters.replace_payload(letter, b"", 0)
                 done += 1
     if done:
@@ -210,12 +209,6 @@ def _erased(frame: bytes) -> bytes:
     _FLAGS.pack_into(emptied, _FLAGS_AT, flags | ERASED)
     _CRC.pack_into(emptied, 4, zlib.crc32(memoryview(emptied)[CHECKED_FROM:]))
     return bytes(emptied)
-
-
-def _frame_of(letter: DeadLetter) -> Frame:
-    return Frame(
-        letter.kind, letter.schema, letter.sequence, letter.ordinal, letter.payload, letter.key_id, letter.life
-    )
 
 
 def _truncate_log(database: Path) -> None:

@@ -9,10 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from e2i_serving.cli.application import app
-from e2i_serving.journal import Position
+from e2i_serving.encryption import FileCipher, add_key
+from e2i_serving.journal import JournalWriter, Position
 from e2i_serving.observers.metrics import AuditCounters, SeriesFile
-from e2i_serving.record import PredictionFilter
-from e2i_serving.relay import Ledger, RelayLock, read_books
+from e2i_serving.record import AccessEvent, Gap, Outcome, OutcomeEvent, PredictionFilter, PredictionRecord, StreamEnd
+from e2i_serving.relay import Delivery, Ledger, Relay, RelayLock, read_books
 from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.stores.engine import sqlite_url
 from e2i_serving.stores.query import SqlAuditQuery
@@ -124,6 +125,69 @@ def test_dead_letters_are_listed(run):
         2,
     )
     assert (second["sequence"], second["reason"], second["requested"]) == (3, "refused", False)
+
+
+@pytest.fixture
+def refuse_all(instance, tmp_path):
+    """Write bodies, encrypted or not, and have the store refuse them; a key file is made in either case."""
+    key_file = tmp_path / "key"
+    add_key(key_file)
+
+    def refuse(*bodies, encrypted=False):
+        cipher = FileCipher(key_file) if encrypted else None
+        journal, life, size = instance.data_dir / "journal", instance.life("life-1"), 64 * 1024
+        with closing(JournalWriter(journal, life, segment_bytes=size, record_bytes=size, cipher=cipher)) as writer:
+            for body in bodies:
+                writer.append(body)
+        destination = RecordingDestination(AUDIT_STORE)
+        destination.refuses = lambda entry: not isinstance(entry.body, Gap)
+        delivery = Delivery(destination, instance.ledger, batch_size=10, cipher=cipher)
+        options = {"poll_seconds": 0.01, "linger_seconds": None, "housekeeping": instance.tidy}
+        Relay(instance.data_dir, [delivery], instance.ledger, **options).run(once=True)
+        return instance.ledger.dead_letters.list()
+
+    return refuse
+
+
+def letters_of(run):
+    """Prediction and request id of each letter that is listed."""
+    lines = run("audit", "dead-letters", "list", "--format", "json").stdout.splitlines()
+    return [(each["prediction_id"], each["request_id"]) for each in map(json.loads, lines)]
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_a_dead_letter_names_its_prediction(run, refuse_all, tmp_path, monkeypatch, encrypted):
+    """That of a record, or of an event about one; what is encrypted is read with the key that the settings name."""
+    monkeypatch.setenv("E2I_SERVING_ENCRYPTION_KEY_FILE", str(tmp_path / "key"))
+    record = PredictionRecord("p1", 1, 0.1, Outcome.OK, 200, request_id="order-17")
+    refuse_all(
+        record,
+        StreamEnd("p2", 0.5, Outcome.CANCELLED),
+        OutcomeEvent("o3", 1, request_id="order-18", value=True),
+        AccessEvent("a4", 1),
+        encrypted=encrypted,
+    )
+    assert letters_of(run) == [("p1", "order-17"), ("p2", ""), ("", "order-18"), ("", "")]
+    heading, first, *_ = run("audit", "dead-letters", "list").stdout.splitlines()
+    assert "PREDICTION" in heading
+    assert "p1" in first.split()
+
+
+@pytest.mark.parametrize("key", ["", "missing", "another"])
+def test_a_dead_letter_that_cannot_be_read_is_listed(run, refuse_all, tmp_path, monkeypatch, key):
+    """Without its id, where the key is not there or the payload was erased."""
+    add_key(tmp_path / "another")
+    if key:
+        monkeypatch.setenv("E2I_SERVING_ENCRYPTION_KEY_FILE", str(tmp_path / key))
+    refuse_all(PredictionRecord("p1", 1, 0.1, Outcome.OK, 200, request_id="order-17"), encrypted=True)
+    assert letters_of(run) == [("", "")]
+
+
+def test_a_dead_letter_that_was_erased_is_listed(run, refuse_all, instance):
+    """It stays in the books, and names nobody."""
+    (letter,) = refuse_all(PredictionRecord("p1", 1, 0.1, Outcome.OK, 200))
+    instance.ledger.dead_letters.replace_payload(letter, b"", 0)
+    assert letters_of(run) == [("", "")]
 
 
 def test_a_retry_without_a_relay_delivers_itself(run, refused):

@@ -130,9 +130,10 @@ AUDIT: Final = (
         "E2iAuditBreakerOpen",
         "ticket",
         "10m",
-        "max by (KEEP, destination) (e2i_audit_breaker_state) == 2",
+        # Half-open is no sign of life: it is what the breaker is while an attempt hangs.
+        "max by (KEEP, destination) (e2i_audit_breaker_state) >= 1",
         "{{ $labels.destination }} takes no records.",
-        "Its breaker is open: deliveries failed, and are tried now and then only. Records stay in the journal.",
+        "Its breaker has not closed: deliveries fail, and are tried now and then only. Records stay in the journal.",
     ),
     Alert(
         "E2iAuditDeadLetters",

@@ -26,6 +26,7 @@ SOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 RATE = "[$__rate_interval]"
 JOB = 'job=~"$job"'
 MODEL = 'job=~"$job", model="$model", version=~"$version"'
+OBJECTIVE = "{{service}} {{objective}} {{model}}{{view}}{{destination}}"
 QUANTILES = (0.5, 0.9, 0.95, 0.99, 0.999)
 
 
@@ -42,16 +43,11 @@ def overview() -> dashboard.Dashboard:
         .with_panel(number("Dead letters", f"sum(e2i_audit_dead_letters{{{JOB}}})", bad=1))
         .with_row(dashboard.Row("Objectives"))
         .with_panel(
-            lines("Budget left", "percentunit").with_target(
-                query(f"slo:e2i_budget_left:ratio{{{JOB}}}", "{{objective}} {{model}}{{view}}{{destination}}")
-            )
+            lines("Budget left", "percentunit").with_target(query(f"slo:e2i_budget_left:ratio{{{JOB}}}", OBJECTIVE))
         )
         .with_panel(
             lines("Burn rate over an hour", "short").with_target(
-                query(
-                    f"slo:e2i_errors:ratio_rate1h{{{JOB}}} / on (objective) group_left slo:e2i_error_budget:ratio",
-                    "{{objective}} {{model}}{{view}}{{destination}}",
-                )
+                query(f"slo:e2i_errors:ratio_rate1h{{{JOB}}} / slo:e2i_error_budget:ratio", OBJECTIVE)
             )
         )
         .with_row(dashboard.Row("Predictions"))

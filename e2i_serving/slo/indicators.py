@@ -28,7 +28,7 @@ def error_ratio(objective: Objective, window: str, keep: Sequence[str] = KEPT_AP
         keep: Labels that have budgets of their own.
     """
     if objective.indicator is Indicator.AUDIT_LAG:
-        return f"avg_over_time({SLICE_ERRORS}{matchers(objective=objective.name)}[{window}])"
+        return f"avg_over_time({SLICE_ERRORS}{recorded(objective, keep)}[{window}])"
     bad, total = _events(objective, "rate", window, keep)
     if objective.indicator is Indicator.LATENCY:
         # Without its bucket the ratio is unknown, not zero.
@@ -53,6 +53,23 @@ def error_ratio_unrecorded(objective: Objective, window: str, keep: Sequence[str
     if objective.indicator is Indicator.AUDIT_LAG:
         return f"avg_over_time(({slice_errors(objective, keep)})[{window}:1m])"
     return error_ratio(objective, window, keep)
+
+
+def recorded(objective: Objective, keep: Sequence[str] = KEPT_APART) -> str:
+    """Matchers of what is recorded of an objective, and not of another service's objective of the same name.
+
+    Args:
+        objective: Whose series.
+        keep: Labels that they have.
+    """
+    # Without one of the objective's own, series have a service only where the targets' is kept.
+    unnamed = () if objective.service or "service" in keep else ('service=""',)
+    job = objective.job if "job" in keep else ""
+    return matchers(
+        f"objective={quoted(objective.name)}",
+        *unnamed,
+        **{"service": objective.service, objective.indicator.subject: objective.subject, "job": job},
+    )
 
 
 def matchers(*expressions: str, **equal: str) -> str:

@@ -10,8 +10,8 @@ from e2i_serving.slo.indicators import (
     SLICE_ERRORS,
     bad_events,
     error_ratio,
-    matchers,
     number,
+    recorded,
     slice_errors,
 )
 from e2i_serving.slo.objectives import Indicator, Objective, Objectives
@@ -89,8 +89,9 @@ def _groups(objective: Objective, keep: Sequence[str], runbooks: str) -> Iterato
         "interval": "2m",
         "rules": [*_recorded(objective, _LONG_WINDOWS, keep), *_budget(objective, keep)],
     }
-    burns = [burn for burn in BURNS if burn.factor * objective.budget < 1]
-    yield {"name": f"{name}-burn", "interval": "30s", "rules": [_alert(objective, burn, runbooks) for burn in burns]}
+    burns = (burn for burn in BURNS if burn.factor * objective.budget < 1)
+    alerts = [_alert(objective, burn, keep, runbooks) for burn in burns]
+    yield {"name": f"{name}-burn", "interval": "30s", "rules": alerts}
 
 
 def _recorded(objective: Objective, windows: Sequence[str], keep: Sequence[str]) -> Iterator[Rule]:
@@ -104,19 +105,22 @@ def _recorded(objective: Objective, windows: Sequence[str], keep: Sequence[str])
 
 def _budget(objective: Objective, keep: Sequence[str]) -> Iterator[Rule]:
     ratio = error_ratio(objective, f"{objective.days}d", keep)
-    yield _record(objective, "slo:e2i_error_budget:ratio", f"vector({number(objective.budget)})")
-    yield _record(objective, "slo:e2i_budget_left:ratio", f"1 - (\n{ratio}\n) / {number(objective.budget)}")
+    left = "slo:e2i_budget_left:ratio"
+    yield _record(objective, left, f"1 - (\n{ratio}\n) / {number(objective.budget)}")
+    # With all labels of what is measured against it, so that the two divide.
+    allowed = f"0 * {left}{recorded(objective, keep)} + {number(objective.budget)}"
+    yield _record(objective, "slo:e2i_error_budget:ratio", allowed)
 
 
 def _record(objective: Objective, name: str, expression: str) -> Rule:
     return {"record": name, "expr": expression, "labels": _labels(objective)}
 
 
-def _alert(objective: Objective, burn: Burn, runbooks: str) -> Rule:
+def _alert(objective: Objective, burn: Burn, keep: Sequence[str], runbooks: str) -> Rule:
     alert, fault = ALERTS[objective.indicator]
     subject = objective.indicator.subject
     fault = fault.format(subject=f"{{{{ $labels.{subject} }}}}", bound=number(objective.bound or 0))
-    selected = matchers(objective=objective.name)
+    selected = recorded(objective, keep)
     threshold = number(burn.factor * objective.budget)
     parts = [f"slo:e2i_errors:ratio_rate{window}{selected} > {threshold}" for window in (burn.long, burn.short)]
     if objective.indicator is not Indicator.AUDIT_LAG:

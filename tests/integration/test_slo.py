@@ -43,6 +43,53 @@ def test_rules_of_the_documented_file_pass_the_check(promtool, tmp_path):
     assert "FAILED" not in run(promtool, "check", "rules", *done.stdout.splitlines())
 
 
+OBJECTIVE = """
+apiVersion: openslo/v1
+kind: SLO
+metadata: {{name: availability, annotations: {{e2i-serving/job: {service}}}}}
+spec:
+  service: {service}
+  indicatorRef: availability
+  budgetingMethod: Occurrences
+  objectives: [{{target: {target}}}]
+"""
+TWO_SERVICES = """
+rule_files: [strict/objectives.yaml, lenient/objectives.yaml]
+evaluation_interval: 30s
+tests:
+  - interval: 15s
+    input_series:
+      - series: e2i_predictions_total{job="strict", instance="a", model="m", outcome="ok"}
+        values: 0+100x500
+      - series: e2i_predictions_total{job="lenient", instance="b", model="m", outcome="ok"}
+        values: 0+95x500
+      - series: e2i_predictions_total{job="lenient", instance="b", model="m", outcome="error"}
+        values: 0+5x500
+    promql_expr_test:
+      - expr: count_over_time(ALERTS[2h])
+        eval_time: 2h
+        exp_samples: []
+      - expr: round(slo:e2i_errors:ratio_rate1h / slo:e2i_error_budget:ratio, 0.01)
+        eval_time: 2h
+        exp_samples:
+          - labels: '{job="strict", model="m", objective="availability", indicator="availability", service="strict"}'
+            value: 0
+          - labels: '{job="lenient", model="m", objective="availability", indicator="availability", service="lenient"}'
+            value: 0.5
+"""
+
+
+def test_objectives_of_one_name_are_each_service_s_own(promtool, tmp_path):
+    """A service that keeps its objective is not told of another's errors, whose objective of that name allows them."""
+    for service, target in (("strict", 0.999), ("lenient", 0.9)):
+        file = tmp_path / f"{service}.yaml"
+        file.write_text(OBJECTIVE.format(service=service, target=target))
+        options = ["--file", str(file), "--output", str(tmp_path / service)]
+        assert CliRunner().invoke(app, ["slo", "generate", *options]).exit_code == 0
+    (tmp_path / "test.yaml").write_text(TWO_SERVICES)
+    run(promtool, "test", "rules", tmp_path / "test.yaml")
+
+
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
 def test_rules_alert_as_they_should(promtool, path):
     """What must page pages in time, and what must not does not."""

@@ -61,13 +61,29 @@ def test_burn_alerts_have_both_windows():
         ("3d", "6h", "0.005", "ticket"),
     ]
     assert [(window, severity) for window, severity, _ in found] == [(each[0], each[3]) for each in expected]
-    chosen = '{objective="availability"}'
+    chosen = '{objective="availability", service=""}'
     for (*_, expression), (long, short, threshold, _) in zip(found, expected, strict=True):
         assert expression.split("\nand\n") == [
             f"slo:e2i_errors:ratio_rate{long}{chosen} > {threshold}",
             f"slo:e2i_errors:ratio_rate{short}{chosen} > {threshold}",
             f"slo:e2i_bad_events:increase{long}{chosen} >= 10",
         ]
+
+
+@pytest.mark.parametrize(
+    ("given", "keep", "chosen"),
+    [
+        ({}, ("job",), 'objective="a", service=""'),
+        ({"service": "s", "job": "j"}, ("job",), 'objective="a", service="s", job="j"'),
+        ({"subject": "m"}, ("job",), 'objective="a", service="", model="m"'),
+        ({"job": "j"}, ("namespace", "service"), 'objective="a"'),
+    ],
+)
+def test_an_alert_selects_its_own_objective(given, keep, chosen):
+    """By all labels that its series have, and by none that they do not."""
+    objective = Objective(name="a", indicator=Indicator.AVAILABILITY, target=0.99, **given)
+    *_, alert = objective_groups(Objectives(items=(objective,)), keep=keep)[-1]["rules"]
+    assert alert["expr"].count(f"{{{chosen}}}") == 3
 
 
 def test_a_burn_rate_that_can_not_be_is_left_out():

@@ -6,10 +6,10 @@ import logging
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import e2i_serving
-from e2i_serving.observers.metrics import collect
+from e2i_serving.observers.metrics import Totals, collect
 from e2i_serving.observers.metrics.families import RELAY_UP, SERVICE_INFO
 from e2i_serving.settings import Settings, metrics_variables
 
@@ -38,7 +38,7 @@ def metrics_export_of(settings: Settings, data_dir: Path, began_ns: int) -> Metr
         # A start-up check refuses this; what is journaled is delivered all the same.
         logger.error("Metrics are not sent: %s. Install e2i-serving[otlp].", error)  # noqa: TRY400  # says it all
         return None
-    return MetricsExport(exporter, data_dir / "metrics", began_ns, metrics_variables().interval_seconds)
+    return MetricsExport(exporter, data_dir / "metrics", began_ns, metrics_variables().interval_seconds, settings)
 
 
 def wanted_exporter(settings: Settings) -> str:
@@ -57,13 +57,18 @@ class MetricsExport:
         folder: ``<data>/metrics``.
         began_ns: Since when counters count, nanoseconds since the epoch.
         interval_seconds: How often.
+        settings: They say where the instance runs.
     """
 
-    def __init__(self, exporter: MetricExporter, folder: Path, began_ns: int, interval_seconds: float) -> None:
+    def __init__(
+        self, exporter: MetricExporter, folder: Path, began_ns: int, interval_seconds: float, settings: Settings
+    ) -> None:
         self._exporter = exporter
         self._folder = folder
         self._began_ns = began_ns
         self._interval_seconds = interval_seconds
+        self._settings = settings
+        self._service: dict[str, str] = {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="e2i-metrics-export", daemon=True)
         self._thread.start()
@@ -84,13 +89,17 @@ class MetricsExport:
         self._exporter.shutdown()
 
     def _send(self) -> None:
-        from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415  # only where asked for
-
-        from e2i_serving.observers.metrics.otlp import metrics_data  # noqa: PLC0415  # likewise
+        from e2i_serving.observers.metrics.otlp import metrics_data  # noqa: PLC0415  # only where asked for
+        from e2i_serving.runtime.tracing import resource_of  # noqa: PLC0415  # likewise
 
         totals = collect(self._folder)
         totals.put(RELAY_UP, (), 1.0)
-        resource = Resource.create(_service(totals)).merge(OTELResourceDetector().detect())
+        # Workers may be gone; the service that they were stays. Before the first of them nobody can say whose numbers
+        # these are, and under another name a receiver would count them all twice.
+        self._service = _served(totals, self._settings) or self._service
+        if not self._service:
+            return
+        resource = resource_of(self._service)
         version = e2i_serving.__version__
         self._exporter.export(
             metrics_data(totals, resource, began_ns=self._began_ns, now_ns=time.time_ns(), scope_version=version),
@@ -98,13 +107,15 @@ class MetricsExport:
         )
 
 
-def _service(totals: Any) -> dict[str, str]:
-    """What is served, as the live workers say."""
+def _served(totals: Totals, settings: Settings) -> dict[str, str]:
+    """What is served, as the live workers say and as their spans and log lines do; nothing where none lives."""
+    from e2i_serving.runtime.telemetry import service_attributes  # noqa: PLC0415  # only where asked for
+
     labels = next((labels for name, labels in totals if name == SERVICE_INFO.name), None)
     if labels is None:
         return {}
     said = dict(zip(SERVICE_INFO.labels, labels, strict=True))
-    return {"service.name": said["service"], "service.version": said["bento_version"]}
+    return service_attributes(said["service"], (said["bento"], said["bento_version"]), settings)
 
 
 def metric_exporter(name: str, timeout_seconds: float | None = None) -> MetricExporter:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
+from contextlib import ExitStack, closing
 
 import pytest
 
 from e2i_serving.observers.metrics import SeriesFile, families
 from e2i_serving.observers.metrics.buckets import DURATION_GRID
 from e2i_serving.observers.metrics.otlp import SCALE, exponential
-from e2i_serving.runtime.metrics_export import metrics_export_of
+from e2i_serving.runtime.metrics_export import MetricsExport, metrics_export_of
 from e2i_serving.settings import Settings
 from e2i_serving.testing import MetricsReceiver
 
@@ -48,8 +49,8 @@ def test_nothing_counted_is_no_bucket():
 
 
 @pytest.fixture
-def sent(tmp_path, monkeypatch, eventually):
-    """Metrics of a worker, as a receiver got them."""
+def worker(tmp_path):
+    """The numbers of a worker that lives."""
     file = SeriesFile(tmp_path / "metrics", "life-1")
     file.series(families.PREDICTIONS, "credit", "v1", "classification", "ok").add(3)
     file.series(families.IN_PROGRESS).set(2.0)
@@ -59,16 +60,35 @@ def sent(tmp_path, monkeypatch, eventually):
         duration.observe(seconds)
         phase.observe(seconds)
     file.series(families.SERVICE_INFO, "Credit", "credit", "b7", "credit", "v1", "classification", "1").set(1.0)
-    with MetricsReceiver() as receiver:
+    yield file
+    file.close()
+
+
+@pytest.fixture
+def exporting(tmp_path, monkeypatch):
+    """Starts the export of a relay to a receiver."""
+    with MetricsReceiver() as receiver, ExitStack() as stack:
         for name, value in receiver.environment.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "100")
-        export = metrics_export_of(Settings(metrics_exporter="otlp-http"), tmp_path, 1_000)
-        assert export is not None
-        eventually(lambda: receiver.metrics, what="metrics")
-        export.close()
-        yield receiver
-    file.close()
+
+        def start() -> tuple[MetricsReceiver, MetricsExport]:
+            settings = Settings(metrics_exporter="otlp-http", pod="pod-7", environment="test")
+            export = metrics_export_of(settings, tmp_path, 1_000)
+            assert export is not None
+            stack.callback(export.close)
+            return receiver, export
+
+        yield start
+
+
+@pytest.fixture
+def sent(worker, exporting, eventually):
+    """Metrics of a worker, as a receiver got them."""
+    receiver, export = exporting()
+    eventually(lambda: receiver.metrics, what="metrics")
+    export.close()
+    return receiver
 
 
 def test_a_receiver_gets_what_a_scrape_would_read(sent):
@@ -86,7 +106,37 @@ def test_a_receiver_gets_what_a_scrape_would_read(sent):
     assert found["e2i_prediction_duration_seconds"]["kind"] == "exponential_histogram"
     assert (duration["count"], duration["sum"]) == (3, pytest.approx(0.05))
     assert percentile(duration["offset"], duration["buckets"], 0.99) == pytest.approx(0.02, rel=0.05)
-    assert predictions["resource"]["service.name"] == "Credit"
+    resource = predictions["resource"]
+    assert (resource["service.name"], resource["service.namespace"]) == ("Credit", "credit")
+    assert (resource["service.version"], resource["service.instance.id"]) == ("b7", "pod-7")
+    assert resource["deployment.environment.name"] == "test"
+
+
+def test_a_number_of_things_has_no_unit(sent):
+    """Prometheus would call a gauge of unit 1 a ratio, and name it so."""
+    assert {metric["name"]: metric["unit"] for metric in sent.metrics if metric["kind"] == "gauge"} == {
+        "e2i_predictions_in_progress": "",
+        "e2i_service_info": "",
+        "e2i_relay_up": "",
+    }
+
+
+def test_numbers_stay_their_service_s_without_its_workers(worker, exporting, eventually):
+    """When no worker lives they are sent on as the same service's, and not before its first one has lived."""
+    receiver, _ = exporting()
+    eventually(lambda: receiver.metrics, what="metrics")
+    worker.close()
+    eventually(lambda: "e2i_service_info" not in {each["name"] for each in receiver.metrics}, what="metrics since")
+    assert receiver.metrics[0]["resource"]["service.instance.id"] == "pod-7"
+
+
+def test_nothing_is_sent_of_a_service_that_is_not_known(tmp_path, exporting):
+    """A relay without a worker does not send a service's counters as those of another, nameless one."""
+    with closing(SeriesFile(tmp_path / "metrics", "life-1")) as file:
+        file.series(families.PREDICTIONS, "credit", "v1", "classification", "ok").add(3)
+        receiver, export = exporting()
+        export.close()  # which sends what there is
+        assert not receiver.metrics
 
 
 def test_nothing_is_sent_unless_asked_for(tmp_path, monkeypatch):

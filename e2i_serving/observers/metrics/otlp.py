@@ -22,6 +22,8 @@ SCALE: Final = 4
 
 _CUMULATIVE: Final = otel.AggregationTemporality.CUMULATIVE
 _UNITS: Final = {"_seconds": "s", "_bytes": "By"}
+_COUNT: Final = ""
+"""The unit of a number of things. Not ``1``, which Prometheus takes for a ratio, and names a gauge after."""
 _NO_BUCKETS: Final = otel.Buckets(0, ())
 
 
@@ -47,7 +49,7 @@ def metrics_data(totals: Totals, resource: Resource, *, began_ns: int, now_ns: i
         otel.Metric(
             name.removesuffix("_total"),
             totals.families[name].summary,
-            next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "1"),
+            next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), _COUNT),
             _points(totals.families[name], series, began_ns, now_ns),
         )
         for name, series in sorted(by_family.items())

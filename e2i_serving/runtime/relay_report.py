@@ -83,6 +83,7 @@ class RelayReport:
         self._tips = {life: tip for life, tip in self._tips.items() if life in folders}
         for delivery in self._deliveries:
             self._report(metrics, delivery, folders)
+        metrics.show()
 
     def _report(self, metrics: RelayMetrics, delivery: Delivery, folders: dict[str, LifeFolder]) -> None:
         stored = dead_letters = backlog = 0

@@ -36,12 +36,16 @@ _COUNTED: Final = f'e2i_predictions_total{{outcome=~"ok|{"|".join(FAILED)}"}}'
 
 
 def _grown(counter: str, labels: str, window: str) -> str:
-    """A counter that went up. A series that begins above zero counts too, on a target that was there before it."""
+    """A counter that went up. A series that begins above zero counts too, on a target that was there before it.
+
+    One that was gone for a scrape or two has not begun.
+    """
     return (
         f"sum by (KEEP{labels}) (increase({counter}[{window}])) > 0\n"
         "or\n"
         f"sum by (KEEP{labels}) (\n"
-        f"  ({counter} unless {counter} offset {window}) and on (job, instance) (up offset {window} == 1)\n"
+        f"  ({counter} unless last_over_time({counter}[{window}] offset {window}))\n"
+        f"  and on (job, instance) (up offset {window} == 1)\n"
         ") > 0"
     )
 

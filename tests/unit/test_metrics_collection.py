@@ -9,10 +9,17 @@ from pathlib import Path
 import pytest
 
 from e2i_serving.journal import new_life_id
-from e2i_serving.observers.metrics import SeriesFile, collect, fold
+from e2i_serving.observers.metrics import RelayMetrics, SeriesFile, collect, fold
 from e2i_serving.observers.metrics import collection as collection_module
 from e2i_serving.observers.metrics.collection import FOLDED_NAME
-from e2i_serving.observers.metrics.families import DURATION, HTTP_REQUESTS, IN_PROGRESS, SERVICE_INFO
+from e2i_serving.observers.metrics.families import (
+    DELIVERED,
+    DROPPED,
+    DURATION,
+    HTTP_REQUESTS,
+    IN_PROGRESS,
+    SERVICE_INFO,
+)
 
 REQUESTS = (HTTP_REQUESTS.name, ("/predict", "200"))
 GAUGE = (IN_PROGRESS.name, ())
@@ -162,6 +169,21 @@ def test_a_file_that_goes_while_it_is_read_is_no_error(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(collection_module, "_read", lambda path: (patch.undo(), deleted_first(path))[1])
         assert collect(tmp_path)[REQUESTS] == [3.0]
+
+
+def test_a_new_relay_s_counters_go_on_from_the_last_one_s(tmp_path):
+    """At no moment between two relays are the numbers of all time gone, or there twice."""
+    delivered, dropped = (DELIVERED.name, ("store",)), (DROPPED.name, ("store", "overflow"))
+    with closing(RelayMetrics(tmp_path)) as relay:
+        relay.counted("store", 10, {"overflow": 3})
+        relay.show()
+    RelayMetrics(tmp_path).close()  # killed before its first report
+    with closing(RelayMetrics(tmp_path)) as relay:
+        assert (collect(tmp_path)[delivered], collect(tmp_path)[dropped]) == ([10.0], [3.0])
+        relay.counted("store", 11, {"overflow": 3})
+        assert (collect(tmp_path)[delivered], collect(tmp_path)[dropped]) == ([10.0], [3.0])
+        relay.show()
+        assert (collect(tmp_path)[delivered], collect(tmp_path)[dropped]) == ([11.0], [3.0])
 
 
 def test_a_damaged_file_hides_no_other(tmp_path):

@@ -15,8 +15,11 @@ import pytest
 
 from e2i_serving.encryption import cipher_of
 from e2i_serving.journal import JournalWriter
+from e2i_serving.observers.metrics import collect
+from e2i_serving.observers.metrics.families import DELIVERED
 from e2i_serving.record import PredictionFilter
 from e2i_serving.relay import RelayLock, read_books, read_payload
+from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.runtime.relay_process import run_relay
 from e2i_serving.settings import Settings
 from e2i_serving.stores.engine import sqlite_url
@@ -55,6 +58,15 @@ def test_rows_are_chained_and_large_payloads_kept_encrypted(tmp_path, journal, r
     assert list((tmp_path / "checkpoints").iterdir())
     for path in (tmp_path / "payloads").rglob("*"):
         assert not path.is_file() or b"xxxxxxxx" not in path.read_bytes()
+
+
+def test_what_relays_delivered_is_counted_on(tmp_path, journal):
+    """Each relay shows what all before it delivered, and what it did itself; so it stays when it is gone."""
+    for number in (1, 2):
+        with closing(journal.open_writer(tmp_path / "journal", f"life-{number}")) as writer:
+            writer.append(journal.record(number))
+        assert run_relay(Settings(), tmp_path, once=True)
+        assert collect(tmp_path / "metrics")[DELIVERED.name, (AUDIT_STORE,)] == [number]
 
 
 def test_further_rules_of_the_audit_store_are_followed(tmp_path, journal, rows):

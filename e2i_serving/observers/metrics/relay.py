@@ -7,7 +7,7 @@ from pathlib import Path
 
 from e2i_serving.observers.metrics import families
 from e2i_serving.observers.metrics.collection import RELAY_SUFFIX
-from e2i_serving.observers.metrics.series import SeriesFile
+from e2i_serving.observers.metrics.series import SeriesFile, draft_of
 
 _FILE_NAME = "relay"
 _FILE_BYTES = 64 * 1024
@@ -16,7 +16,8 @@ _FILE_BYTES = 64 * 1024
 class RelayMetrics:
     """Keeps the relay's numbers. Its counters are set from the ledger, and so of all time: a new relay goes on.
 
-    Called from one thread of the relay only, the one that holds the relay's lock.
+    Until they are shown, those that the last relay left are: a counter that is not there for a moment would look new
+    when it comes back. Called from one thread of the relay only, the one that holds the relay's lock.
 
     Args:
         folder: ``<data>/metrics``.
@@ -26,8 +27,9 @@ class RelayMetrics:
     """
 
     def __init__(self, folder: Path) -> None:
-        (folder / f".{_FILE_NAME}").unlink(missing_ok=True)  # of a relay that was killed as it began
-        self._file = SeriesFile(folder, _FILE_NAME, suffix=RELAY_SUFFIX, size=_FILE_BYTES)
+        draft_of(folder, _FILE_NAME).unlink(missing_ok=True)  # of a relay that was killed as it began
+        self._file = SeriesFile(folder, _FILE_NAME, suffix=RELAY_SUFFIX, size=_FILE_BYTES, shown=False)
+        self._is_shown = False
 
     def destination(self, name: str, *, backlog: int, oldest_age: float, dead_letters: int, breaker_state: int) -> None:
         """Say how it is with a destination.
@@ -56,6 +58,16 @@ class RelayMetrics:
         self._file.series(families.DELIVERED, name).set(delivered)
         for reason, count in dropped.items():
             self._file.series(families.DROPPED, name, reason).set(count)
+
+    def show(self) -> None:
+        """Show the numbers from now on; called when all have been said for the first time.
+
+        Raises:
+            OSError: The file can't be put in the last one's place.
+        """
+        if not self._is_shown:
+            self._file.show()
+            self._is_shown = True
 
     def close(self) -> None:
         """Give the file up: its gauges are no longer shown, its counters are."""

@@ -119,28 +119,30 @@ class SeriesFile:
         life: The life's id; names the file.
         suffix: How the file's name ends.
         size: Its size, in bytes.
+        shown: Whether it is read from now on; else from ``show`` on.
 
     Raises:
         OSError: The file can't be made.
     """
 
-    def __init__(self, folder: Path, life: str, *, suffix: str = FILE_SUFFIX, size: int = FILE_BYTES) -> None:
+    def __init__(
+        self, folder: Path, life: str, *, suffix: str = FILE_SUFFIX, size: int = FILE_BYTES, shown: bool = True
+    ) -> None:
         self._folder = folder
-        self._life = life
         self.path = folder / f"{life}{suffix}"
+        self._draft = draft_of(folder, life)
         self._size = size
         self._used = HEAD_SIZE
         self._series: dict[tuple[str, tuple[str, ...]], Series] = {}
         self._described: set[str] = set()
         self._making = threading.Lock()
-        self._fd, self._map = self._make_file(HEAD.pack(MAGIC, HEAD_SIZE))
+        self._fd, self._map = self._make_file(HEAD.pack(MAGIC, HEAD_SIZE), shown=shown)
         self._numbers = memoryview(self._map).cast("d")
 
-    def _make_file(self, content: bytes) -> tuple[int, mmap.mmap]:
+    def _make_file(self, content: bytes, *, shown: bool = True) -> tuple[int, mmap.mmap]:
         self._folder.mkdir(parents=True, exist_ok=True)
-        draft = self._folder / f".{self._life}"
         # Kept open for its lock, by which a scrape knows that the worker lives.
-        fd = os.open(draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        fd = os.open(self._draft, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Reserved in full, because a store to a mapped hole of a full disk would kill the worker.
@@ -151,12 +153,21 @@ class SeriesFile:
             mapped = mmap.mmap(fd, self._size)
             mapped[: len(content)] = content
             # Its name comes last, so that none takes it for a dead worker's, and folds it, before it is locked.
-            draft.rename(self.path)
+            if shown:
+                self.show()
         except OSError:
             os.close(fd)
-            draft.unlink(missing_ok=True)
+            self._draft.unlink(missing_ok=True)
             raise
         return fd, mapped
+
+    def show(self) -> None:
+        """Have others read the file, in the place of one of the same name.
+
+        Raises:
+            OSError: It can't be put there.
+        """
+        self._draft.rename(self.path)
 
     def restore(self) -> None:
         """If the file was deleted under its worker, put it back with all its numbers. Called where they are written.
@@ -231,6 +242,11 @@ class SeriesFile:
         self._used += size
         HEAD.pack_into(self._map, 0, MAGIC, self._used)
         return (at + ENTRY_HEAD.size + key_room) // 8
+
+
+def draft_of(folder: Path, life: str) -> Path:
+    """A file under its name before it is shown, which no pattern for those that are finds."""
+    return folder / f".{life}.new"
 
 
 def _others(family: Family, labels: tuple[str, ...]) -> tuple[str, ...]:

@@ -11,12 +11,14 @@ KEPT_APART: Final = ("job",)
 """The labels, beside the model, view or destination, that have budgets of their own unless told otherwise."""
 
 SLICE_ERRORS: Final = "slo:e2i_slice_errors:bool"
-"""Recorded each minute: 1 where an audit lag was beyond its bound in that minute."""
+"""Recorded each minute: 1 where an audit lag was beyond its bound in that minute, or not known for want of a relay."""
 
 _PREDICTIONS: Final = "e2i_predictions_total"
 _DURATION: Final = "e2i_prediction_duration_seconds"
 _FEATURES: Final = "e2i_feature_outcomes_total"
 _LAG: Final = "e2i_audit_oldest_record_age_seconds"
+_DELIVERED: Final = "e2i_audit_delivered_total"
+_RELAY: Final = "e2i_relay_up"
 
 
 def error_ratio(objective: Objective, window: str, keep: Sequence[str] = KEPT_APART) -> str:
@@ -43,9 +45,13 @@ def bad_events(objective: Objective, window: str, keep: Sequence[str] = KEPT_APA
 
 
 def slice_errors(objective: Objective, keep: Sequence[str] = KEPT_APART) -> str:
-    """1 where an audit lag was beyond its bound in the last minute, else 0."""
-    lag = f"max_over_time({_LAG}{_selected(objective)}[1m])"
-    return f"max by ({_grouping(objective, keep)}) ({lag}) > bool {number(objective.bound or 0)}"
+    """1 where an audit lag was beyond its bound in the last minute, or an instance had no relay; else 0."""
+    by, kept, selected = _grouping(objective, keep), ", ".join(keep), _selected(objective)
+    lag = f"max by ({by}) (max_over_time({_LAG}{selected}[1m]))"
+    relays = f"min by ({kept}) (max_over_time({_RELAY}{matchers(job=objective.job)}[1m]))"
+    # The lag is the relay's to tell. What it delivered is told without it, and so which destinations there are.
+    without = f"(\n  group by ({by}) ({_DELIVERED}{selected})\n  and on ({kept})\n  {relays} == 0\n)"
+    return f"{without}\nor\n{lag} > bool {number(objective.bound or 0)}"
 
 
 def error_ratio_unrecorded(objective: Objective, window: str, keep: Sequence[str] = KEPT_APART) -> str:

@@ -32,7 +32,7 @@ class Indicator(StrEnum):
     FEATURE_FRESHNESS = "feature-freshness"
     """Share of features found that were fresh."""
     AUDIT_LAG = "audit-lag"
-    """Share of minutes in which no record waited longer than a time for its destination."""
+    """Share of minutes in which a relay ran, and no record waited longer than a time for its destination."""
 
     @property
     def subject(self) -> str:

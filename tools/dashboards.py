@@ -234,6 +234,15 @@ def model() -> dashboard.Dashboard:
             )
         )
         .with_panel(
+            lines("Within an objective's bound, in seconds", "percentunit").with_target(
+                query(
+                    f'sum by (bound) (rate(e2i_predictions_timed_total{{{MODEL}, within="yes"}}{RATE}))'
+                    f" / sum by (bound) (rate(e2i_predictions_timed_total{{{MODEL}}}{RATE}))",
+                    "{{bound}}",
+                )
+            )
+        )
+        .with_panel(
             lines("95th percentile by version", "s").with_target(
                 query(quantile(0.95, "e2i_prediction_duration_seconds", MODEL, "version"), "{{version}}")
             )

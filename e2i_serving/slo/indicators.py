@@ -14,7 +14,7 @@ SLICE_ERRORS: Final = "slo:e2i_slice_errors:bool"
 """Recorded each minute: 1 where an audit lag was beyond its bound in that minute, or not known for want of a relay."""
 
 _PREDICTIONS: Final = "e2i_predictions_total"
-_DURATION: Final = "e2i_prediction_duration_seconds"
+_TIMED: Final = "e2i_predictions_timed_total"
 _FEATURES: Final = "e2i_feature_outcomes_total"
 _LAG: Final = "e2i_audit_oldest_record_age_seconds"
 _DELIVERED: Final = "e2i_audit_delivered_total"
@@ -32,9 +32,6 @@ def error_ratio(objective: Objective, window: str, keep: Sequence[str] = KEPT_AP
     if objective.indicator is Indicator.AUDIT_LAG:
         return f"avg_over_time({SLICE_ERRORS}{recorded(objective, keep)}[{window}])"
     bad, total = _events(objective, "rate", window, keep)
-    if objective.indicator is Indicator.LATENCY:
-        # Without its bucket the ratio is unknown, not zero.
-        return f"{bad}\n/\n({total} > 0)"
     # Where nothing was bad yet, there may be no series of what is bad.
     return f"(\n  {bad}\n  or\n  0 * {total}\n)\n/\n({total} > 0)"
 
@@ -107,14 +104,9 @@ def _events(objective: Objective, function: str, window: str, keep: Sequence[str
         return summed(_PREDICTIONS, f'outcome=~"{bad}"'), summed(_PREDICTIONS, f'outcome=~"ok|{bad}"')
     if objective.indicator is Indicator.FEATURE_FRESHNESS:
         return summed(_FEATURES, 'outcome="stale"'), summed(_FEATURES, 'outcome=~"hit|stale"')
-    total = summed(f"{_DURATION}_count")
-    return f"({total} - {summed(f'{_DURATION}_bucket', _bucket(objective.bound or 0))})", total
-
-
-def _bucket(bound: float) -> str:
-    """A bucket's label; a whole number is ``1`` or ``1.0``, by the format that was scraped."""
-    text = number(bound)
-    return f'le=~"{text}([.]0)?"' if text.isdigit() else f'le="{text}"'
+    # Not the histogram's bucket and its count, which is older than the bucket where the bound is new.
+    bound = f"bound={quoted(number(objective.bound or 0))}"
+    return summed(_TIMED, bound, 'within="no"'), summed(_TIMED, bound)
 
 
 def _selected(objective: Objective, *expressions: str) -> str:

@@ -20,6 +20,10 @@ COUNTERS: dict[str, dict[str, int]] = {
         f'{TASKED},outcome="invalid"': 5,
     },
     "e2i_prediction_items_total": {f'{TASKED},outcome="ok"': 300},
+    "e2i_predictions_timed_total": {
+        f'{VERSIONED},bound="0.5",within="yes"': 99,
+        f'{VERSIONED},bound="0.5",within="no"': 1,
+    },
     "e2i_labelled_predictions_total": {
         f'{VERSIONED},outcome="ok",brand="north",region="eu"': 60,
         f'{VERSIONED},outcome="ok",brand="south",region="eu"': 36,

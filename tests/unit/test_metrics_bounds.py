@@ -206,3 +206,26 @@ def test_buckets_that_changed_are_added_up_safely(tmp_path):
     assert cumulative[0.5] == 4
     assert cumulative[0.1] == 0
     assert (sum(found[:-1]), found[-1]) == (5, pytest.approx(7.94))
+
+
+def test_both_series_of_a_new_bound_begin_with_it(tmp_path):
+    """What was counted before stands in both, and what is counted since goes up in the one where it belongs."""
+    life = Life("a", "s", 1, 1, model=ModelInfo("m", "v"))
+
+    def counted() -> dict[tuple[str, ...], float]:
+        found = values(collect(tmp_path), "e2i_predictions_timed_total")
+        assert {labels[:2] for labels in found} == {("m", "v")}
+        return {labels[2:]: number for labels, number in found.items()}
+
+    with closing(MetricsObserver(SeriesFile(tmp_path, "a"), life, Measured((0.5, 2.0)))) as observer:
+        assert set(counted().values()) == {0.0}
+        for seconds in (0.1, 0.5, 0.6, 7.0):
+            observer.on_end(record(life.model, duration=seconds))
+        assert counted() == {("0.5", "yes"): 2, ("0.5", "no"): 2, ("2", "yes"): 3, ("2", "no"): 1}
+    fold(tmp_path)
+    with closing(MetricsObserver(SeriesFile(tmp_path, "b"), life, Measured((0.3,)))) as observer:
+        before = counted()
+        assert before == {("0.3", "yes"): 1, ("0.3", "no"): 3}
+        for seconds in (0.3, 0.2, 0.31):
+            observer.on_end(record(life.model, duration=seconds))
+        assert counted() == {("0.3", "yes"): 3, ("0.3", "no"): 4}

@@ -97,10 +97,10 @@ def test_values_are_quoted():
     """A model's name can't break out of its matcher."""
     objective = Objective(name="l", indicator=Indicator.LATENCY, target=0.9, bound=2, subject='a"} or b\\', job="j")
     chosen = 'model="a\\"} or b\\\\", job="j"'
-    duration = "sum by (namespace, model) (rate(e2i_prediction_duration_seconds"
-    total = f"{duration}_count{{{chosen}}}[5m]))"
-    within = f'{duration}_bucket{{le=~"2([.]0)?", {chosen}}}[5m]))'
-    assert error_ratio(objective, "5m", ("namespace",)) == f"({total} - {within})\n/\n({total} > 0)"
+    timed = "sum by (namespace, model) (rate(e2i_predictions_timed_total"
+    total, late = f'{timed}{{bound="2", {chosen}}}[5m]))', f'{timed}{{bound="2", within="no", {chosen}}}[5m]))'
+    found = error_ratio(objective, "5m", ("namespace",))
+    assert found == f"(\n  {late}\n  or\n  0 * {total}\n)\n/\n({total} > 0)"
 
 
 def test_generate_writes_the_files(tmp_path):

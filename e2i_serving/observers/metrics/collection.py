@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from e2i_serving.observers.metrics.buckets import rebucketed
 from e2i_serving.observers.metrics.exemplars import Exemplar
 from e2i_serving.observers.metrics.families import (
     ACCEPTED,
+    DURATION,
     INTERRUPTED,
     OBSERVED,
     SAMPLED_OUT,
+    TIMED,
     UNJOURNALED,
     Across,
     Family,
@@ -159,6 +162,7 @@ def collect(folder: Path) -> Totals:
             _add(totals, family, sample.labels, sample.values)
             if sample.exemplars and family.buckets == totals.families[family.name].buckets:
                 _add_exemplars(totals, sample)
+    _add_timed(totals)
     return totals
 
 
@@ -226,6 +230,23 @@ def _add_exemplars(totals: Totals, sample: Sample) -> None:
     for index, exemplar in sample.exemplars.items():
         if index not in latest or latest[index].time < exemplar.time:
             latest[index] = exemplar
+
+
+def _add_timed(totals: Totals) -> None:
+    """Count durations by the bounds that are asked for.
+
+    What is within a bound and what is not begin together, as a bucket of a new bound and its histogram's count do not.
+    """
+    family = totals.families.get(DURATION.name)
+    if family is None or not family.kept:
+        return
+    totals.families[TIMED.name] = TIMED
+    counted = [(labels, values) for (name, labels), values in totals.items() if name == family.name]
+    for labels, values in counted:
+        for bound in family.kept:
+            within = sum(values[: bisect_right(family.buckets, bound)])
+            totals[TIMED.name, (*labels, f"{bound:.12g}", "yes")] = [within]
+            totals[TIMED.name, (*labels, f"{bound:.12g}", "no")] = [sum(values[:-1]) - within]
 
 
 def _read(path: Path) -> _File:

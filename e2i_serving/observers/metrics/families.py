@@ -89,6 +89,12 @@ DURATION = Family(
     sparse=True,
     exemplars=True,
 )
+TIMED = Family(
+    "e2i_predictions_timed_total",
+    MetricType.COUNTER,
+    "Requests for predictions by whether they took no longer than a latency objective's bound, in seconds.",
+    (*_MODEL, "bound", "within"),
+)
 PHASE_DURATION = Family(
     "e2i_prediction_phase_duration_seconds",
     MetricType.HISTOGRAM,
@@ -288,6 +294,7 @@ FAMILIES: tuple[Family, ...] = (
     PREDICTIONS,
     ITEMS,
     DURATION,
+    TIMED,
     PHASE_DURATION,
     LABELLED_PREDICTIONS,
     LABELLED_DURATION,

@@ -168,7 +168,7 @@ def test_the_relay_says_how_far_behind_it_is(server, prometheus, eventually):
 
 
 def test_replicas_of_different_speeds_have_percentiles_together(tmp_path, free_port, eventually):
-    """A replica's buckets that have no lines do not distort the percentiles of both: within 5 % from p50 to p99.9."""
+    """One that is fast throughout and one that is slow throughout: within 5 % from p50 to p99.9."""
     source = random.Random(7)
     ranges = ((1.5e-4, 4e-3), (8e-3, 20.0))
     values: list[float] = []

@@ -146,21 +146,20 @@ def test_all_families_render_and_parse():
     assert types == {family.name.removesuffix("_total"): str(family.kind) for family in FAMILIES}
 
 
-def test_buckets_below_the_fastest_answer_have_no_lines():
-    """What is zero is left out, but for objectives' bounds and the one below; what repeats is not, for sums' sake."""
-    family = DURATION.bounded_by((0.0005, 0.25))
-    values = [0.0] * family.width
-    values[family.buckets.index(0.25)] = 3.0
-    text = render(totals({(DURATION.name, ("m", "v")): values}, family))
+@given(st.lists(st.integers(0, len(DURATION.buckets)), max_size=5))
+def test_each_bucket_has_a_line_at_all_times(counted):
+    """Before the first request and after any, so that no bucket begins with what it counts, which has no rate."""
+    values = [0.0] * DURATION.width
+    for bucket in counted:
+        values[bucket] += 1
+    text = render(totals({(DURATION.name, ("m", "v")): values}))
     bounds = [
         sample.labels["le"]
         for each in text_string_to_metric_families(text)
         for sample in each.samples
         if "le" in sample.labels
     ]
-    place = family.buckets.index(0.25)
-    above = [bound_text(bound) for bound in family.buckets[place - 1 :]]
-    assert bounds == ["0.0005", *above, "+Inf"]
+    assert bounds == [*map(bound_text, DURATION.buckets), "+Inf"]
 
 
 def test_openmetrics_is_what_its_own_parser_takes():

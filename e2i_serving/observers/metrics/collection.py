@@ -238,12 +238,12 @@ def _add_timed(totals: Totals) -> None:
     What is within a bound and what is not begin together, as a bucket of a new bound and its histogram's count do not.
     """
     family = totals.families.get(DURATION.name)
-    if family is None or not family.kept:
+    if family is None or not family.asked:
         return
     totals.families[TIMED.name] = TIMED
     counted = [(labels, values) for (name, labels), values in totals.items() if name == family.name]
     for labels, values in counted:
-        for bound in family.kept:
+        for bound in family.asked:
             within = sum(values[: bisect_right(family.buckets, bound)])
             totals[TIMED.name, (*labels, f"{bound:.12g}", "yes")] = [within]
             totals[TIMED.name, (*labels, f"{bound:.12g}", "no")] = [sum(values[:-1]) - within]

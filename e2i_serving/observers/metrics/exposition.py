@@ -60,18 +60,13 @@ def bound_text(bound: float) -> str:
 def _histogram(family: Family, labels: str, values: list[float], exemplars: Mapping[int, Exemplar]) -> Iterator[str]:
     name = family.name
     start = f'{name}_bucket{{{labels},le="' if labels else f'{name}_bucket{{le="'
-    always = frozenset(family.kept)
-    # What would be zero can be left out without changing a sum over replicas; what stays the same could not. One zero
-    # stays, because a percentile in the bucket above begins there.
-    first = 0
-    if family.sparse:
-        first = next((index for index, count in enumerate(values[:-1]) if count), len(values) - 1) - 1
     cumulative = 0.0
+    # Also where it is zero: a bucket that begins with what it counts has no rate for it, so that a percentile over the
+    # first requests, or the first fast ones, would be that of the next bucket that was there before.
     for index, bound in enumerate(family.buckets):
         cumulative += values[index]
-        if index >= first or bound in always:
-            line = f'{start}{bound_text(bound)}"}} {_number(cumulative)}'
-            yield f"{line}{_example(exemplars[index])}" if index in exemplars else line
+        line = f'{start}{bound_text(bound)}"}} {_number(cumulative)}'
+        yield f"{line}{_example(exemplars[index])}" if index in exemplars else line
     cumulative += values[-2]
     last = len(family.buckets)
     yield f'{start}+Inf"}} {_number(cumulative)}{_example(exemplars[last]) if last in exemplars else ""}'

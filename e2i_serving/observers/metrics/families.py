@@ -35,8 +35,8 @@ class Family(NamedTuple):
         buckets: Upper bounds of a histogram's buckets, without +Inf.
         across: What becomes of a gauge's values of several workers; all else is summed.
         named: Whether a series has further labels, names and values in turn: those that the service declares.
-        sparse: Whether a histogram's buckets below its least value have no lines.
-        kept: Bounds that have lines nevertheless, because somebody asks for them.
+        fine: Whether a histogram's buckets are so many that they are sent as exponential ones.
+        asked: Bounds of objectives: how many were within each is counted beside the histogram.
         exemplars: Whether each bucket keeps an example of what it counted.
     """
 
@@ -47,8 +47,8 @@ class Family(NamedTuple):
     buckets: tuple[float, ...] = ()
     across: Across = Across.SUM
     named: bool = False
-    sparse: bool = False
-    kept: tuple[float, ...] = ()
+    fine: bool = False
+    asked: tuple[float, ...] = ()
     exemplars: bool = False
 
     @property
@@ -62,8 +62,8 @@ class Family(NamedTuple):
         return more >= 0 and more % 2 == 0 if self.named else more == 0
 
     def bounded_by(self, bounds: tuple[float, ...]) -> Family:
-        """The same family with these bounds among its buckets, each with a line at all times."""
-        return self._replace(buckets=buckets.with_bounds(self.buckets, bounds), kept=bounds)
+        """The same family with these bounds among its buckets, as they are asked for."""
+        return self._replace(buckets=buckets.with_bounds(self.buckets, bounds), asked=bounds)
 
 
 _MODEL = ("model", "version")
@@ -86,7 +86,7 @@ DURATION = Family(
     "Time from arrival to the first byte of the answer, or to the last one of a stream.",
     _MODEL,
     buckets.DURATION_GRID,
-    sparse=True,
+    fine=True,
     exemplars=True,
 )
 TIMED = Family(

@@ -92,9 +92,9 @@ def _attributes(family: Family, labels: tuple[str, ...]) -> dict[str, str]:
 
 def _points(family: Family, series: list[tuple[dict[str, str], list[float]]], began_ns: int, now_ns: int) -> Any:
     if family.kind is MetricType.HISTOGRAM:
-        make = _exponential_point if family.sparse else _histogram_point
+        make = _exponential_point if family.fine else _histogram_point
         points = [make(family, attributes, values, began_ns, now_ns) for attributes, values in series]
-        return (otel.ExponentialHistogram if family.sparse else otel.Histogram)(points, _CUMULATIVE)
+        return (otel.ExponentialHistogram if family.fine else otel.Histogram)(points, _CUMULATIVE)
     is_counter = family.kind is MetricType.COUNTER
     numbers = [
         otel.NumberDataPoint(attributes, began_ns if is_counter else 0, now_ns, values[0])

@@ -299,7 +299,7 @@ def _message(error: BaseException) -> str:
         # Its own text quotes the input, which may be personal data.
         found = details(include_url=False, include_input=False, include_context=False)
         return "; ".join(f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in found[:10])
-    return str(error)
+    return without_quoted_input(str(error))
 
 
 def without_quoted_input(text: str) -> str:

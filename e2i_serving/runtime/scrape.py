@@ -23,7 +23,7 @@ from e2i_serving.observers.metrics import (
     collect,
     render,
 )
-from e2i_serving.observers.metrics.families import RELAY_UP, WORKERS_EXPECTED
+from e2i_serving.observers.metrics.families import RELAY_UP
 from e2i_serving.runtime.telemetry import Telemetry
 from e2i_serving.runtime.user_metrics import UserMetrics, parse, render_openmetrics, render_text
 from e2i_serving.typing import Headers
@@ -99,7 +99,6 @@ class Scrape:
         try:
             self._before()
             totals = collect(self._folder)
-            totals.put(WORKERS_EXPECTED, (), float(self._served_by.workers))
             if self._has_relay is not None:
                 totals.put(RELAY_UP, (), float(self._has_relay()))
         except Exception as error:  # noqa: BLE001  # promise 4: the user's own metrics are served with or without ours

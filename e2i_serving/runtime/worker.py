@@ -97,6 +97,7 @@ class Worker:
             label_bounds(labels, self.settings),
             self.served_by.load_seconds,
             self.served_by.bentoml,
+            self.served_by.workers,
         )
         self._sampler = Sampler(self.settings, model.name)
         self._retention = getattr(definition.inner, "retention_class", "") or self.settings.retention_class

@@ -91,8 +91,8 @@ OUTAGES: Final = (
         "E2iWorkerMissing",
         "ticket",
         "5m",
-        "sum by (KEEP, instance) (e2i_workers) < sum by (KEEP, instance) (e2i_workers_expected)",
-        "{{ $labels.instance }} has fewer workers than it should.",
+        "sum by (KEEP, instance, service) (e2i_workers) < sum by (KEEP, instance, service) (e2i_workers_expected)",
+        "{{ $labels.service }} at {{ $labels.instance }} has fewer workers than it should.",
         "Only {{ $value }} workers live. One dies again and again, or can't start.",
     ),
 )

@@ -101,7 +101,7 @@ async def test_metrics_are_answered_outside_the_application(make_rig):
 
     sent = await rig.request(never, "/metrics", method="GET")
     assert sent[0]["status"] == 200
-    assert b"e2i_workers 1\n" in sent[1]["body"]
+    assert b'e2i_workers{service="credit"} 1\n' in sent[1]["body"]
     sent = await rig.request(never, "/metrics", method="HEAD")
     assert (sent[0]["status"], sent[1]["body"]) == (200, b"")
     sent = await rig.request(never, "/metrics", method="DELETE")

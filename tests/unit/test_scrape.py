@@ -12,7 +12,7 @@ import pytest
 
 from e2i_serving.guard import FailureGuard
 from e2i_serving.observers.metrics import SeriesFile
-from e2i_serving.observers.metrics.families import HTTP_REQUESTS
+from e2i_serving.observers.metrics.families import HTTP_REQUESTS, WORKERS_EXPECTED
 from e2i_serving.runtime.scrape import USER_METRICS, Scrape, ServedBy
 from e2i_serving.runtime.user_metrics import UserMetrics
 
@@ -30,8 +30,9 @@ def make_scrape(tmp_path, guard):
     """Make a scrape of a folder in which one request was counted."""
     with closing(SeriesFile(tmp_path, "life-1")) as file:
         file.series(HTTP_REQUESTS, "/predict", "200").add()
+        file.series(WORKERS_EXPECTED, "Churn").set(3.0)
         yield lambda **options: Scrape(
-            options.pop("folder", tmp_path), ServedBy(workers=3, **options), lambda: True, lambda: None, guard
+            options.pop("folder", tmp_path), ServedBy(**options), lambda: True, lambda: None, guard
         )
 
 
@@ -52,7 +53,7 @@ async def test_the_format_is_the_one_asked_for(make_scrape, accept, openmetrics)
     assert dict(headers)[b"content-type"].startswith(b"application/openmetrics-text" if openmetrics else b"text/plain")
     assert body.endswith(b"# EOF\n") == openmetrics
     assert body.count(b"# EOF") == openmetrics
-    for line in (b"e2i_workers_expected 3\n", b"e2i_relay_up 1\n", b"scrape_own_total 0.0\n"):
+    for line in (b'e2i_workers_expected{service="Churn"} 3\n', b"e2i_relay_up 1\n", b"scrape_own_total 0.0\n"):
         assert line in body
     assert b'e2i_http_requests_total{route="/predict",status="200"} 1\n' in body
 
@@ -87,7 +88,7 @@ async def test_a_broken_hook_hides_nothing_of_ours(make_scrape, guard):
         raise RuntimeError(text[:5])
 
     _, body = await make_scrape(users=UserMetrics(broken)).answer([])
-    assert b"e2i_workers_expected 3" in body
+    assert b'e2i_workers_expected{service="Churn"} 3' in body
     assert guard.failures[USER_METRICS] == 1
 
 

@@ -198,9 +198,13 @@ MODEL_LOAD = Family(
     _MODEL,
     across=Across.MAX,
 )
-WORKERS = Family("e2i_workers", MetricType.GAUGE, "Worker processes that are alive.")
+WORKERS = Family("e2i_workers", MetricType.GAUGE, "Worker processes of a service that are alive.", ("service",))
 WORKERS_EXPECTED = Family(
-    "e2i_workers_expected", MetricType.GAUGE, "Worker processes that the service is set to have.", across=Across.MAX
+    "e2i_workers_expected",
+    MetricType.GAUGE,
+    "Worker processes that the service is set to have.",
+    ("service",),
+    across=Across.MAX,
 )
 SERVICE_INFO = Family(
     "e2i_service_info",

@@ -28,12 +28,14 @@ class Measured:
         labels: Its business labels.
         load_seconds: How long it took to load the model; ``None`` when not known.
         bentoml: The names of BentoML's own metrics, when BentoML itself does not count them.
+        workers: How many workers it is set to have.
     """
 
     bounds: tuple[float, ...] = ()
     labels: LabelBounds = field(default_factory=LabelBounds)
     load_seconds: float | None = None
     bentoml: BentoMLNames | None = None
+    workers: int = 1
 
 
 class _Ended(NamedTuple):
@@ -175,7 +177,8 @@ class MetricsObserver:
     def _describe(self, life: Life, measured: Measured) -> None:
         """Say what is served, and begin counters at zero, so that a first failure is an increase."""
         file, model = self._file, life.model
-        file.series(families.WORKERS).set(1.0)
+        file.series(families.WORKERS, life.service).set(1.0)
+        file.series(families.WORKERS_EXPECTED, life.service).set(float(measured.workers))
         file.series(
             families.SERVICE_INFO,
             life.service,

@@ -19,7 +19,7 @@ from e2i_serving.record import (
     PredictionRecord,
     StreamEnd,
 )
-from e2i_serving.redaction.actions import MASK, SHORTEST_KEY, Findings, Hasher, keyed_hash, text_of
+from e2i_serving.redaction.actions import HASH_PREFIX, MASK, SHORTEST_KEY, Findings, Hasher, keyed_hash, text_of
 from e2i_serving.redaction.columns import ColumnRedactor, Place
 from e2i_serving.redaction.paths import COLUMN_ROOTS, FIELD_ROOTS, NOWHERE, TREE_ROOTS, Rule, State, compile_paths
 from e2i_serving.redaction.patterns import Patterns
@@ -158,6 +158,12 @@ class Redactor:
             return ""
         kept = self._values.redacted(value, self._paths["entities"].step(name), Findings())
         return kept if isinstance(kept, str) else ""
+
+    def tells_apart(self, name: str, value: str) -> bool:
+        """Whether what an entity's value stands in the trail as is no other value's: it is kept, or hashed."""
+        kept = self.entity(name, value)
+        rule = self._paths["entities"].step(name).rule
+        return kept == value if rule is None else kept.startswith(HASH_PREFIX)
 
     def request_id(self, request_id: str) -> str:
         """What a request id stands in the trail as, so that it can be looked up."""

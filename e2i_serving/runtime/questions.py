@@ -12,7 +12,7 @@ import msgspec
 
 from e2i_serving.exceptions import QueryError
 from e2i_serving.record import ModelInfo, OutcomeFilter, PredictionFilter
-from e2i_serving.redaction import HASH_PREFIX, redactor_of
+from e2i_serving.redaction import HASH_PREFIX, Redactor, redactor_of
 from e2i_serving.settings import Settings
 from e2i_serving.stores.conditions import entity_parts
 
@@ -81,7 +81,7 @@ def _filter(where: _Filter, conditions: Mapping[str, Any]) -> _Filter:
 
 
 def entity_as_stored(settings: Settings, entity: str) -> str:
-    """An entity in the words of the trail, where its value may be hashed.
+    """An entity in the words of the trail, where its value may be hashed: to erase it, or to hold it.
 
     Args:
         settings: By which the trail was redacted.
@@ -89,12 +89,47 @@ def entity_as_stored(settings: Settings, entity: str) -> str:
 
     Raises:
         ConfigurationError: It takes the key that values were hashed with, and that is not set.
+        QueryError: What the trail keeps of it stands for others as well.
     """
-    parts = entity_parts(entity)
-    if parts is None or parts[1].startswith(HASH_PREFIX):
-        return entity
     redactor = redactor_of(settings, ModelInfo())
-    return entity if redactor is None else f"{parts[0]}={redactor.entity(*parts)}"
+    parts = _in_clear(entity)
+    if redactor is None or parts is None:
+        return entity
+    if not redactor.tells_apart(*parts):
+        raise _stands_for_others(parts[0])
+    return f"{parts[0]}={redactor.entity(*parts)}"
+
+
+def entity_to_look_up(redactor: Redactor, entity: str) -> str:
+    """As ``entity_as_stored``, to look it up: who asks for what the trail keeps, though of others too, gets it.
+
+    Args:
+        redactor: By which the trail was redacted.
+        entity: ``name=value``, or a value alone, which is left as it is.
+
+    Raises:
+        QueryError: What the trail keeps of it stands for others as well, and is not what was asked for.
+    """
+    parts = _in_clear(entity)
+    if parts is None:
+        return entity
+    stored = redactor.entity(*parts)
+    if stored != parts[1] and not redactor.tells_apart(*parts):
+        raise _stands_for_others(parts[0])
+    return f"{parts[0]}={stored}"
+
+
+def _in_clear(entity: str) -> tuple[str, str] | None:
+    parts = entity_parts(entity)
+    return None if parts is None or parts[1].startswith(HASH_PREFIX) else parts
+
+
+def _stands_for_others(name: str) -> QueryError:
+    return QueryError(
+        f"Redaction masks, rounds or leaves out this {name}, so that what the trail keeps of it stands for others as "
+        "well. Name an entity that is kept or hashed, or go by model and time; a redaction rule that hashes "
+        f"entities.{name} tells people apart in what is recorded from then on."
+    )
 
 
 def time_ns_of(value: str | datetime) -> int:

@@ -20,10 +20,10 @@ from e2i_serving.runtime.accesses import AccessRecorder
 from e2i_serving.runtime.catching_up import await_store
 from e2i_serving.runtime.payloads import PayloadReader
 from e2i_serving.runtime.places import find_data_dir, locate
-from e2i_serving.runtime.questions import outcome_filter, prediction_filter, time_ns_of
+from e2i_serving.runtime.questions import entity_to_look_up, outcome_filter, prediction_filter, time_ns_of
 from e2i_serving.runtime.rows import ITEM_ROWS, LATE_ROWS, OUTCOME_ROWS, PredictionRows
 from e2i_serving.settings import Settings
-from e2i_serving.stores.conditions import checked, entity_parts
+from e2i_serving.stores.conditions import checked
 from e2i_serving.typing import AuditQuery
 
 logger = logging.getLogger("e2i_serving.audit")
@@ -328,9 +328,8 @@ class AuditTrail:
         if self._redactor is None:
             return where
         changes: dict[str, str] = {}
-        parts = entity_parts(where.entity) if where.entity is not None else None
-        if parts is not None:
-            changes["entity"] = f"{parts[0]}={self._redactor.entity(*parts)}"
+        if where.entity is not None:
+            changes["entity"] = entity_to_look_up(self._redactor, where.entity)
         if where.request_id is not None:
             changes["request_id"] = self._redactor.request_id(where.request_id)
         return msgspec.structs.replace(where, **changes)

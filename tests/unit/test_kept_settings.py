@@ -7,7 +7,7 @@ import stat
 
 import pytest
 
-from e2i_serving.exceptions import ConfigurationError
+from e2i_serving.exceptions import ConfigurationError, QueryError
 from e2i_serving.runtime.places import locate
 from e2i_serving.runtime.questions import entity_as_stored
 from e2i_serving.settings import Origin, keep_settings, load_settings
@@ -86,3 +86,29 @@ def test_an_entity_is_asked_for_as_it_is_stored():
     assert entity_as_stored(plain, "customer=4711") == "customer=4711"
     with pytest.raises(ConfigurationError, match="redaction_key"):
         entity_as_stored(load_settings({"redaction_rules": rules}, environ={}).settings, "customer=4711")
+
+
+@pytest.mark.parametrize(
+    ("settings", "entity"),
+    [
+        ({"redaction_rules": [{"path": "entities.*", "action": "mask"}]}, "customer=4711"),
+        ({"redaction_rules": [{"path": "entities.*", "action": "mask"}]}, "customer=***"),
+        ({"redaction_rules": [{"path": "entities.customer", "action": "drop"}]}, "customer=4711"),
+        ({"redaction_rules": [{"path": "entities.age", "action": "round", "digits": -1}]}, "age=37"),
+        ({"redaction_rules": [{"path": "entities.age", "action": "round", "digits": -1}]}, "age=40"),
+        ({"redaction_allow": ["entities.customer"]}, "mail=4711"),
+        ({"redaction_patterns": ["email"]}, "mail=erika@example.com"),
+    ],
+)
+def test_an_entity_that_stands_for_many_is_refused(settings, entity):
+    """What is masked, rounded, dropped or not allowed would mean everybody, so nobody is erased or held by it."""
+    with pytest.raises(QueryError, match="stands for others"):
+        entity_as_stored(load_settings(settings, environ={}).settings, entity)
+
+
+def test_an_entity_beside_one_that_is_masked_is_taken():
+    """Only the entity that a rule or a pattern changes is refused."""
+    rules = [{"path": "entities.customer", "action": "mask"}]
+    settings = load_settings({"redaction_rules": rules, "redaction_patterns": ["email"]}, environ={}).settings
+    assert entity_as_stored(settings, "mail=4711") == "mail=4711"
+    assert entity_as_stored(settings, "customer=hmac:0123") == "customer=hmac:0123"

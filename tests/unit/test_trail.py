@@ -30,6 +30,7 @@ from e2i_serving.record import (
     PredictionRecord,
     Values,
 )
+from e2i_serving.redaction import redactor_of
 from e2i_serving.relay.explode import explode
 from e2i_serving.relay.payloads import LargePayloads, payload_path
 from e2i_serving.runtime.trail import AuditTrail, find_data_dir, prediction_filter, time_ns_of
@@ -261,6 +262,34 @@ def test_a_payload_in_a_file_is_read_with_its_items(tmp_path, monkeypatch, caplo
         assert len([record for record in caplog.records if "payloads" in record.message]) == 1
         path.unlink()
         assert trail.get("p1") == altered
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"redaction_rules": [{"path": "entities.customer", "action": "mask"}]},
+        {"redaction_rules": [{"path": "entities.customer", "action": "round", "digits": -2}]},
+        {"redaction_rules": [{"path": "entities.customer", "action": "drop"}]},
+        {"redaction_allow": ["entities.loan"]},
+        {"redaction_patterns": [r"47\d+"]},
+    ],
+)
+def test_what_is_kept_of_everybody_is_nobodys(settings):
+    """Where an entity is masked, rounded or left out, everybody's predictions are not shown as one person's."""
+    redactor = redactor_of(load_settings(settings, environ={}).settings, ModelInfo())
+    assert redactor is not None
+    store = InMemoryAuditStore()
+    masked = [
+        redactor.record(entry(number, entities={"customer": Values([f"470{number}", "4711"])}).body)
+        for number in (1, 2)
+    ]
+    store.write(explode([Entry(LIFE, number, body) for number, body in enumerate(masked, start=1)]))
+    trail = AuditTrail(store, redactor=redactor)
+    for ask in (trail.query, trail.count, trail.latency):
+        with pytest.raises(QueryError, match="stands for others"):
+            ask(entity="customer=4711")
+    if kept := redactor.entity("customer", "4711"):
+        assert trail.count(entity=f"customer={kept}") == 2
 
 
 def test_latency_is_exact():

@@ -17,6 +17,9 @@ from e2i_serving.stores.upgrading import open_current
 from e2i_serving.stores.urls import masked_url
 
 _CHUNK: Final = 400
+_LOCK: Final = 0x6532695F_6D61696E
+"""The advisory lock of a PostgreSQL database that whoever changes a store holds."""
+
 _VACUUMED: Final = ("predictions", "items", "entities", "events", "outcomes", "accesses", "gaps", "holds")
 
 
@@ -74,7 +77,9 @@ class SqlMaintenance:
 
     @contextmanager
     def transaction(self, *, keep: bool = True) -> Iterator[StoreChange]:
-        """One transaction, in which nothing else is written to an SQLite store. An exception takes it back.
+        """One transaction, one at a time: what it saw is not changed by another before it ends.
+
+        Only a relay adds to a PostgreSQL store meanwhile; to one on SQLite nobody does. An exception takes it back.
 
         Args:
             keep: Whether to commit it; false to try only.
@@ -83,7 +88,12 @@ class SqlMaintenance:
             StoreError: The store refused.
         """
         with store_errors(self._url, "changed"), self._engine.connect() as connection:
-            if not self._is_server:
+            if self._is_server:
+                # Two that chose the same rows would both leave, and sign, gaps in their places. Each statement after
+                # the lock must see what the one before committed, whatever the server's default is.
+                connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            else:
                 connection.exec_driver_sql("PRAGMA secure_delete = ON")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:

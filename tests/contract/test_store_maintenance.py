@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
+import psycopg
 import pytest
 from evidence_trail import TIME, Trail, bodies, record
 from sqlalchemy import create_engine
 
+from e2i_serving.evidence.log import EvidenceLog, LogEntry
 from e2i_serving.exceptions import StoreError
 from e2i_serving.record import AccessEvent
 from e2i_serving.runtime.erasure import erase
 from e2i_serving.runtime.holds import add_hold, release_hold, verify_stored_holds
-from e2i_serving.runtime.purging import purge
+from e2i_serving.runtime.purging import Purge, purge
 from e2i_serving.runtime.verification import read_signed_history
 from e2i_serving.settings import load_settings
 from e2i_serving.stores.chains import SqlChains
@@ -147,6 +151,49 @@ def test_a_purge_in_many_transactions_leaves_a_verified_trail(trail, settings, m
     report = trail.verify()
     assert report.passed, report.problems
     assert report.purged == sum(done.rows[table] for table in ("predictions", "events", "outcomes"))
+
+
+class _Waiting(EvidenceLog):
+    """A log whose entry is written once another purge has begun, and either waits for the first or went past it."""
+
+    def __init__(self, log: EvidenceLog, url: str) -> None:
+        super().__init__(log.folder, log._key)
+        self.entered, self.other_ended = Event(), Event()
+        self._url = url
+
+    def append(self, kind: str, *, by: str, **content: Any) -> LogEntry:
+        """Append an entry; see ``EvidenceLog``."""
+        if not self.entered.is_set():
+            self.entered.set()
+            while not (self.other_ended.wait(0.01) or self._is_waited_for()):
+                pass
+        return super().append(kind, by=by, **content)
+
+    def _is_waited_for(self) -> bool:
+        """Whether a transaction waits for a lock; only PostgreSQL can say so."""
+        if not self._url.startswith("postgresql"):
+            return self.entered.is_set()
+        with psycopg.connect(self._url) as connection:
+            return bool(connection.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone())
+
+
+def test_two_purges_at_once_leave_a_verified_trail(trail, settings):
+    """What one has chosen, the other one waits for: no row has two gaps, and each is signed for."""
+    slow = _Waiting(trail.log(), trail.url)
+
+    def purge_all(log: EvidenceLog, until: int) -> Purge:
+        with SqlMaintenance(trail.url) as store:
+            return purge(settings, trail.folder, store, log, {"standard": until})
+
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(purge_all, slow, TIME + 15)
+        slow.entered.wait()
+        other = pool.submit(purge_all, trail.log(), TIME + 20)
+        other.add_done_callback(lambda _: slow.other_ended.set())
+        assert one.result().rows["predictions"] == 14
+        assert other.result().rows["predictions"] == 5
+    report = trail.verify()
+    assert report.passed, report.problems
 
 
 def test_a_purge_that_can_not_be_signed_purges_nothing(trail, settings):

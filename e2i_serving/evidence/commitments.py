@@ -187,11 +187,31 @@ def erasure_key(table: str, place: Sequence[Any], group: str, kept: str) -> str:
     return sha256(pack((table, *place, group, kept))).hexdigest()[:32]
 
 
-def gaps_digest(places: Iterable[tuple[str, int, int, str]]) -> str:
+class Place(NamedTuple):
+    """Where a purge left a gap, and what the chain was on both sides of it.
+
+    Attributes:
+        life: The life.
+        first: First sequence number of what is gone.
+        last: The last.
+        records: How many predictions are among it.
+        before: Link of the row before, in hex; empty where the chain begins.
+        link: Link of the last row that is gone, in hex.
+    """
+
+    life: str
+    first: int
+    last: int
+    records: int
+    before: str
+    link: str
+
+
+def gaps_digest(places: Iterable[Place]) -> str:
     """What stands in a signed entry for the gaps that a purge left, 64 hex digits.
 
     Args:
-        places: Life, first and last sequence number and link of each, in any order.
+        places: Of each, in any order.
     """
     return sha256(pack(sorted(places))).hexdigest()
 

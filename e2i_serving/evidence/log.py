@@ -51,7 +51,7 @@ class Removal(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
         action: ``purge`` or ``erase``.
         what: What it was about, in words; never whom.
         rows: How many rows of each table.
-        gaps: For a purge: SHA-256 over the places of the gaps that it left, in hex.
+        gaps: For a purge: SHA-256 over the gaps that it left and the links on both sides, in hex.
         keys: For an erasure: what stands for each group of columns that was emptied.
     """
 

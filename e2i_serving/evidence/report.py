@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from e2i_serving.evidence.commitments import Place
+
 MOST_PROBLEMS: Final = 100
 """How many problems are kept; the others are counted."""
 
@@ -41,7 +43,7 @@ class Report:
         unanchored: Rows behind the last checkpoint of their life: they are in order, but nothing signed says so yet.
         unchained: Rows that a release without chains stored: nothing is proved of them.
         unproved: Rows that were stored again after they had been refused, in another form: likewise.
-        purges: Where each purge left gaps: life, first and last sequence number and link, by its id.
+        purges: Where each purge left gaps, by its id.
         chains: How many chains there are.
         keys: How many entries of the log each key signed.
         checkpoint_ns: Time of the newest checkpoint.
@@ -56,7 +58,7 @@ class Report:
     unanchored: int = 0
     unchained: int = 0
     unproved: int = 0
-    purges: dict[str, list[tuple[str, int, int, str]]] = field(default_factory=dict)
+    purges: dict[str, list[Place]] = field(default_factory=dict)
     chains: int = 0
     keys: Counter[str] = field(default_factory=Counter)
     checkpoint_ns: int = 0

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-from e2i_serving.evidence.commitments import GAPS, first_link, gaps_digest, next_link
+from e2i_serving.evidence.commitments import GAPS, Place, first_link, gaps_digest, next_link
 from e2i_serving.evidence.digests import (
     ACCESS_ROWS,
     EVENT_ROWS,
@@ -22,6 +22,7 @@ from e2i_serving.evidence.history import History, KnownLife
 from e2i_serving.evidence.report import MOST_PROBLEMS, Problem, Report
 
 DEAD_LETTERED: Final = "dead-lettered"
+PURGED: Final = "purged"
 
 GAP_COLUMNS: Final = (*GAPS.plain, "removal", "hash")
 _READERS: Final = (EVENT_ROWS, OUTCOME_ROWS, ACCESS_ROWS)
@@ -77,6 +78,7 @@ class _Link(NamedTuple):
     removal: str | None = None
     reason: str = ""
     gap_digest: str | None = None
+    records: int = 0
     time_ns: int = 0
 
 
@@ -127,8 +129,9 @@ def verify_whole(spans: Iterable[Span], history: History, report: Report) -> Non
     for removal_id, places in report.purges.items():
         removal = history.removals.get(removal_id)
         if removal is None or removal.gaps != gaps_digest(places):
-            life, first, last, _ = min(places)
-            report.note(Problem(f"Rows {first} to {last} are gone, and no signed entry says so.", life, first))
+            life, first, last, *_ = min(places)
+            what = f"Rows {first} to {last} are gone, and no signed entry says so, or what stands before was altered."
+            report.note(Problem(what, life, first))
     for problem in history.problems:
         report.note(problem)
     report.keys = history.signatures
@@ -157,7 +160,7 @@ def _links(source: ChainRows, span: Span, signed: Signed, report: Report) -> Ite
     for row in source.rows("gaps", GAP_COLUMNS, span):
         life, first, last, records, reason, digest, removal, link = row
         made = digest_gap((life, first, last, records, reason, digest))
-        yield _Link(last, first, "gaps", link, made, removal=removal, reason=reason, gap_digest=digest)
+        yield _Link(last, first, "gaps", link, made, "", removal, reason, digest, records)
 
 
 def _order(link: _Link) -> tuple[int, bool, str]:
@@ -176,6 +179,7 @@ class _Walk:
         before = source.before(span.life, span.first)
         self._end, before_hash = before or (0, None)
         self._unchained = before_hash is None
+        self._before = before_hash or ""
         self._link = _bytes_of(before_hash) or first_link(span.life)
         self._gap: _Link | None = None
         self._without_hash: _Link | None = None
@@ -223,7 +227,10 @@ class _Walk:
         report = self._report
         if link.removal is not None:
             report.purged += link.end - link.start + 1
-            report.purges.setdefault(link.removal, []).append((self._life, link.start, link.end, link.hash or ""))
+            place = Place(self._life, link.start, link.end, link.records, self._before, link.hash or "")
+            report.purges.setdefault(link.removal, []).append(place)
+            if link.reason != PURGED or link.gap_digest is not None:
+                self._at(link, "was altered: a purge leaves another one")
         elif not missing and not link.digested.fault:
             made = next_link(self._link, link.end, link.digested.digest) if link.digested.digest else b""
             if made.hex() != link.hash and self._without_hash is not None:
@@ -231,6 +238,7 @@ class _Walk:
             elif made.hex() != link.hash:
                 self._at(link, "was altered: its content is not what the chain says")
         self._without_hash = None
+        self._before = link.hash or ""
         self._link = _bytes_of(link.hash) or bytes(32)
 
     def _check_anchor(self, link: _Link) -> None:
@@ -260,7 +268,9 @@ class _Walk:
     def _is_redelivered(self, link: _Link) -> bool:
         """Whether a row was refused first, and stored later in the place that a gap keeps for it."""
         gap = self._gap
-        if gap is None or gap.end != link.end or gap.reason != DEAD_LETTERED or link.table == "gaps":
+        if gap is None or gap.end != link.end or link.table == "gaps":
+            return False
+        if gap.reason != DEAD_LETTERED or gap.removal is not None:
             return False
         if link.hash is None:
             self._report.unproved += 1
@@ -295,5 +305,5 @@ def _has_anchor(known: KnownLife, first: int, last: int) -> bool:
 def _bytes_of(link: str | None) -> bytes:
     try:
         return bytes.fromhex(link or "")
-    except ValueError:
+    except (ValueError, TypeError):
         return b""

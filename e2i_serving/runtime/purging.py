@@ -12,11 +12,11 @@ from typing import Any, Final, NamedTuple
 
 import uuid_utils
 
-from e2i_serving.evidence.commitments import gaps_digest
+from e2i_serving.evidence.commitments import Place, gaps_digest
 from e2i_serving.evidence.entities import entity_keys
 from e2i_serving.evidence.history import REMOVAL
 from e2i_serving.evidence.log import EvidenceLog, Removal
-from e2i_serving.evidence.verification import DEAD_LETTERED
+from e2i_serving.evidence.verification import DEAD_LETTERED, PURGED
 from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.runtime import traces
 from e2i_serving.runtime.accesses import user_name
@@ -29,8 +29,6 @@ BATCH: Final = 2000
 
 ACCESSES: Final = "accesses"
 """The class of those who looked at the trail."""
-
-PURGED: Final = "purged"
 
 _AGE: Final = re.compile(r"(\d{1,6})\s*([smhdwy])")
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
@@ -222,9 +220,9 @@ class _Purging:
         purge_id = str(uuid_utils.uuid7())
         kept = set(change.all(f"SELECT life, last FROM gaps WHERE reason = '{DEAD_LETTERED}'"))  # noqa: S608  # a constant
         gaps = list(_gaps(row for row in rows if (row.life, row.sequence) not in kept))
+        places = list(_places(change, gaps))
         for gap in gaps:
             change.insert("gaps", {**gap, "reason": PURGED, "removal": purge_id})
-        places = [(gap["life"], gap["first"], gap["last"], gap["hash"]) for gap in gaps if gap["hash"] is not None]
         removal = Removal(
             id=purge_id, action="purge", what=what, rows=dict(+counts), gaps=gaps_digest(places) if places else ""
         )
@@ -250,6 +248,18 @@ def _gaps(rows: Iterable[_Row]) -> Iterator[dict[str, Any]]:
         gap["records"] += row.is_prediction
     if gap is not None:
         yield gap
+
+
+def _places(change: StoreChange, gaps: Sequence[dict[str, Any]]) -> Iterator[Place]:
+    """What is signed of gaps: without the link before, a chain could be made anew up to them, or its links taken."""
+    linked = [gap for gap in gaps if gap["hash"] is not None]
+    by_life: dict[str, list[int]] = {}
+    for gap in linked:
+        by_life.setdefault(gap["life"], []).append(gap["first"] - 1)
+    links = {life: change.links(life, numbers) for life, numbers in by_life.items()}
+    for gap in linked:
+        life, first = gap["life"], gap["first"]
+        yield Place(life, first, gap["last"], gap["records"], links[life].get(first - 1, ""), gap["hash"])
 
 
 def _expired(name: str | None, before_ns: int, default: str) -> tuple[str, tuple[Any, ...]]:

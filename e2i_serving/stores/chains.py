@@ -16,7 +16,7 @@ from e2i_serving.stores.tables import JsonText, metadata
 from e2i_serving.stores.upgrading import open_current
 
 _CHUNK: Final = 2000
-_CHAINED: Final = {
+CHAINED: Final = {
     "predictions": "sequence",
     "events": "sequence",
     "outcomes": "sequence",
@@ -112,7 +112,7 @@ class SqlChains:
         types = "" if self._is_server else " OR typeof({}) != 'integer' OR typeof(life) != 'text'"
         parts = [
             f"SELECT '{table}' AS name, CAST(life AS TEXT) AS life FROM {table} WHERE {place} < 1{types.format(place)}"  # noqa: S608  # constants
-            for table, place in _CHAINED.items()
+            for table, place in CHAINED.items()
         ]
         rows = self._all(f"{' UNION ALL '.join(parts)} ORDER BY 1, 2 LIMIT ?", (limit,))
         return [(table, life) for table, life in rows]
@@ -124,7 +124,7 @@ class SqlChains:
             f"SELECT life, min({'first' if table == 'gaps' else place}) AS a, max({place}) AS b, count(*) AS n, "  # noqa: S608  # constants
             f"max({'time_ns' if table == 'predictions' else '0'}) AS t FROM {table} "
             f"WHERE {place} > 0{placed.format(place)} GROUP BY life"
-            for table, place in _CHAINED.items()
+            for table, place in CHAINED.items()
         ]
         statement = (
             f"SELECT life, min(a), max(b), sum(n), max(t) FROM ({' UNION ALL '.join(parts)}) AS parts "  # noqa: S608  # constants
@@ -134,7 +134,7 @@ class SqlChains:
 
     def rows(self, table: str, columns: Sequence[str], span: tuple[str, int, int]) -> Sequence[Sequence[Any]]:
         """Rows of a table in a span (life, first, last); see ``ChainRows.rows``."""
-        place = _CHAINED[table]
+        place = CHAINED[table]
         then = ", prediction_id" if table == "predictions" else ""
         statement = (
             f"SELECT {self._columns(table, tuple(columns))} FROM {table} "  # noqa: S608  # names of columns
@@ -154,13 +154,13 @@ class SqlChains:
     def before(self, life: str, first: int) -> tuple[int, str | None] | None:
         """The last row or gap before a sequence number; see ``ChainRows.before``."""
         found: list[tuple[int, str | None]] = []
-        for table, place in _CHAINED.items():
+        for table, place in CHAINED.items():
             statement = (
                 f"SELECT {place}, hash FROM {table} WHERE life = ? AND {place} < ? ORDER BY {place} DESC LIMIT 1"  # noqa: S608  # constants
             )
             found += [(row[0], row[1]) for row in self._all(statement, (life, first))]
         # A row that was refused first stands where a gap stands, which has the link.
-        return max(found, key=lambda each: (each[0], each[1] or ""), default=None)
+        return max(found, key=lambda each: (each[0], str(each[1] or "")), default=None)
 
     def stray_items(self, limit: int) -> list[tuple[str, int]]:
         """Items of predictions that are not there: prediction id and index."""

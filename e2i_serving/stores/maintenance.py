@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from e2i_serving.exceptions import StoreError
-from e2i_serving.stores.chains import selected_columns
+from e2i_serving.stores.chains import CHAINED, selected_columns
 from e2i_serving.stores.engine import store_errors
 from e2i_serving.stores.tables import metadata
 from e2i_serving.stores.upgrading import open_current
@@ -194,6 +194,16 @@ class StoreChange:
         """Delete rows of ``entities`` by name, value, prediction id and item index; returns how many there were."""
         statement = "DELETE FROM entities WHERE name = ? AND value = ? AND prediction_id = ? AND item_index = ?"
         return self._run_many(statement, keys)
+
+    def links(self, life: str, places: Iterable[int]) -> dict[int, str]:
+        """The links of a chain at sequence numbers, in hex; what has none is left out."""
+        found: dict[int, str] = {}
+        for chunk in _chunks(places):
+            marks = ", ".join("?" * len(chunk))
+            for table, place in CHAINED.items():  # gaps last: where a row was stored again, its gap has the link
+                statement = f"SELECT {place}, hash FROM {table} WHERE life = ? AND {place} IN ({marks})"  # noqa: S608  # names
+                found |= {number: link for number, link in self.all(statement, (life, *chunk)) if link is not None}
+        return found
 
     def items_of(self, name: str, value: str) -> list[tuple[str, int]]:
         """The items that an entity's rows lead to: prediction id and index."""

@@ -13,14 +13,29 @@ from typing import Any
 import pytest
 from evidence_trail import TIME, Trail, bodies, record
 
-from e2i_serving.evidence.commitments import first_link, next_link
+from e2i_serving.evidence.commitments import GAPS, first_link, next_link
+from e2i_serving.evidence.digests import (
+    ACCESS_ROWS,
+    EVENT_ROWS,
+    ITEM_ROWS,
+    OUTCOME_ROWS,
+    PREDICTION_ROWS,
+    digest_gap,
+    digest_predictions,
+    digest_row,
+)
 from e2i_serving.evidence.history import History
 from e2i_serving.record import AccessEvent, Gap
+from e2i_serving.runtime.erasure import erase
+from e2i_serving.runtime.purging import purge
 from e2i_serving.runtime.verification import read_signed_history, verify_trail
+from e2i_serving.settings import load_settings
 from e2i_serving.stores.engine import sqlite_url
+from e2i_serving.stores.maintenance import SqlMaintenance
 
 SEEDS = range(20)
 EACH = 50
+LIVES = ("life-1", "life-2", "life-4")
 TABLES = ("predictions", "items", "entities", "events", "outcomes", "accesses", "gaps")
 CHAINED = {
     "predictions": "sequence",
@@ -29,16 +44,29 @@ CHAINED = {
     "accesses": "sequence",
     "gaps": "last",
 }
+READERS = {reader.table.name: reader for reader in (PREDICTION_ROWS, EVENT_ROWS, OUTCOME_ROWS, ACCESS_ROWS)}
 
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> tuple[Path, History]:
-    """A store of two lives that nobody has touched, and what was signed of it."""
+    """A store of three lives, purged and erased in part as it is allowed to be, and what was signed of it."""
     trail = Trail(tmp_path_factory.mktemp("original"))
     content = bodies(30)
     after = len(content)
     trail.deliver([*content, Gap(after + 1, after + 4, 2, "damaged"), record(9001)], close=True)
     trail.deliver([record(5001, items=3), AccessEvent("a9", TIME), record(5002, items=0)], "life-2")
+    short = {4, 5, 6, 9, 14, 15, 21, 22}
+    trail.deliver(
+        [record(8000 + place, retention="short" if place in short else "standard") for place in range(1, 25)], "life-4"
+    )
+    settings = load_settings({"data_dir": str(trail.folder), "audit_url": trail.url}).settings
+    for subject in ("customer-12-0", "customer-5001-1", "customer-8011-0"):
+        assert erase(settings, trail.folder, trail.url, f"customer={subject}").rows["items"] == 1
+    with SqlMaintenance(trail.url) as store:
+        assert purge(settings, trail.folder, store, trail.log(), {"short": TIME + 10**9}).rows["predictions"] == len(
+            short
+        )
+        assert purge(settings, trail.folder, store, trail.log(), {"standard": TIME + 5}).rows["predictions"] == 4
     with closing(sqlite3.connect(trail.folder / "audit.db")) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
     return trail.folder / "audit.db", read_signed_history([trail.checkpoints], [trail.key_file])
@@ -81,7 +109,7 @@ class Attacker:
         """Change one column of one row."""
         table = self.chance.choice(TABLES)
         row = self.row(table)
-        name = self.chance.choice([name for name in row if (table, name) != ("gaps", "digest") or row[name]])
+        name = self.chance.choice(list(row))
         value = row[name]
         if value is None:
             new: Any = self.chance.choice(["x", 1, "{}"])
@@ -141,15 +169,10 @@ class Attacker:
 
     def cut(self) -> str:
         """Take away the end of a life."""
-        life = self.chance.choice(["life-1", "life-2"])
+        life = self.chance.choice(LIVES)
         (last,) = self.connection.execute("SELECT max(sequence) FROM predictions WHERE life = ?", [life]).fetchone()
         after = self.chance.randrange(last)
-        for table, place in CHAINED.items():
-            self.connection.execute(f'DELETE FROM {table} WHERE life = ? AND "{place}" > ?', (life, after))
-        self.connection.execute("DELETE FROM items WHERE prediction_id NOT IN (SELECT prediction_id FROM predictions)")
-        self.connection.execute(
-            "DELETE FROM entities WHERE prediction_id NOT IN (SELECT prediction_id FROM predictions)"
-        )
+        self._take(life, after + 1, 2**62)
         return f"{life} after {after}"
 
     def cover(self) -> str:
@@ -157,34 +180,138 @@ class Attacker:
         row = self.row("predictions")
         life, first = row["life"], row["sequence"]
         last = first + self.chance.randrange(3)
+        self._take(life, first, last)
+        link = next_link(first_link(life), last, bytes(32)).hex()
+        reason = self.chance.choice(["damaged", "purged", "dead-lettered"])
+        gap = {"life": life, "first": first, "last": last, "records": 1, "reason": reason, "hash": link}
+        gap["removal"] = self.chance.choice([self.row_of_a_purge()["removal"], "r1"]) if reason == "purged" else None
+        self.insert("gaps", gap)
+        return f"{gap}"
+
+    def fill(self) -> str:
+        """Put a prediction that was made up in the place of purged rows, as though it had been refused first."""
+        gap = self.row_of_a_purge()
+        row = self.row("predictions")
+        (items,) = self.connection.execute(
+            "SELECT count(*) FROM items WHERE prediction_id = ?", [row["prediction_id"]]
+        ).fetchone()
+        if items != 1:
+            raise sqlite3.IntegrityError
+        item = dict(self._first("items", "prediction_id", row["prediction_id"]))
+        row |= {"prediction_id": "made-up", "life": gap["life"], "sequence": gap["last"], "hash": gap["hash"]}
+        item |= {"prediction_id": "made-up", "entity": None, "outputs": '{"reason":"made up"}'}
+        self.insert("predictions", row)
+        self.insert("items", item)
+        digest = self._digest("predictions", gap["life"], gap["last"])
+        own = {"digest": digest.hex(), "reason": self.chance.choice(["dead-lettered", "purged"])}
+        self.update("gaps", gap, **own, removal=self.chance.choice([gap["removal"], None]))
+        return f"{gap} as {own}"
+
+    def strip(self) -> str:
+        """Take the links from a life's first rows, as though a release without chains had stored them."""
+        life = self.chance.choice(LIVES)
+        (before,) = self.connection.execute("SELECT max(last) FROM gaps WHERE life = ?", [life]).fetchone()
+        last = self.chance.randrange(1, 1 + (before or 3))
+        changed = [
+            self.connection.execute(
+                f'UPDATE {table} SET hash = NULL WHERE life = ? AND "{place}" <= ? AND hash IS NOT NULL', (life, last)
+            ).rowcount
+            for table, place in CHAINED.items()
+            if table != "gaps" or self.chance.random() < 0.5
+        ]
+        if not sum(changed):
+            raise sqlite3.IntegrityError
+        self.connection.execute("UPDATE predictions SET status = 599, time_ns = 1 WHERE hash IS NULL")
+        return f"{life} up to {last}"
+
+    def remake(self) -> str:
+        """Alter a row, and make the links from there on anew, up to a gap that nobody can follow a chain across."""
+        table, name, value = self.chance.choice(
+            [("predictions", "status", 599), ("predictions", "duration", 99.0), ("outcomes", "name", "x")]
+        )
+        row = self.row(table)
+        self.update(table, row, **{name: value})
+        life, link = row["life"], None
+        places = sorted((place, of) for of in CHAINED for place in self._places(of, life))
+        for place, of in places:
+            if place < row["sequence"]:
+                link = bytes.fromhex(self._hash(of, life, place))
+                continue
+            (removal,) = self.connection.execute(
+                "SELECT max(removal) FROM gaps WHERE life = ? AND last = ?", (life, place)
+            ).fetchone()
+            if removal is not None:
+                break
+            link = next_link(link or first_link(life), place, self._digest(of, life, place))
+            self.connection.execute(
+                f'UPDATE {of} SET hash = ? WHERE life = ? AND "{CHAINED[of]}" = ?', (link.hex(), life, place)
+            )
+        return f"{table} {name} of {row}"
+
+    def row_of_a_purge(self) -> dict[str, Any]:
+        """Any gap that a purge left."""
+        gaps = [self.row("gaps") for _ in range(50)]
+        return next(gap for gap in gaps if gap["removal"] is not None)
+
+    def _take(self, life: str, first: int, last: int) -> None:
         for table, place in CHAINED.items():
             self.connection.execute(
                 f'DELETE FROM {table} WHERE life = ? AND "{place}" BETWEEN ? AND ?', (life, first, last)
             )
-        self.connection.execute("DELETE FROM items WHERE prediction_id NOT IN (SELECT prediction_id FROM predictions)")
-        self.connection.execute(
-            "DELETE FROM entities WHERE prediction_id NOT IN (SELECT prediction_id FROM predictions)"
+        for table in ("items", "entities"):
+            self.connection.execute(
+                f"DELETE FROM {table} WHERE prediction_id NOT IN (SELECT prediction_id FROM predictions)"
+            )
+
+    def _places(self, table: str, life: str) -> list[int]:
+        found = self.connection.execute(f'SELECT "{CHAINED[table]}" FROM {table} WHERE life = ?', [life])
+        return [place for (place,) in found]
+
+    def _hash(self, table: str, life: str, place: int) -> str:
+        found = self.connection.execute(
+            f'SELECT hash FROM {table} WHERE life = ? AND "{CHAINED[table]}" = ?', (life, place)
         )
-        link = next_link(first_link(life), last, bytes(32)).hex()
-        reason = self.chance.choice(["damaged", "purged", "dead-lettered"])
-        gap = {"life": life, "first": first, "last": last, "records": 1, "reason": reason, "hash": link}
-        gap["removal"] = "r1" if reason == "purged" else None
-        self.insert("gaps", gap)
-        return f"{gap}"
+        return found.fetchone()[0]
+
+    def _first(self, table: str, column: str, value: Any) -> sqlite3.Row:
+        cursor = self.connection.cursor()
+        cursor.row_factory = sqlite3.Row
+        return cursor.execute(f"SELECT * FROM {table} WHERE {column} = ?", [value]).fetchone()
+
+    def _digest(self, table: str, life: str, place: int) -> bytes:
+        """The digest of a row as it stands now."""
+        reader = READERS.get(table)
+        names = ", ".join(f'"{name}"' for name in (reader.columns if reader else GAPS.plain))
+        row = self.connection.execute(
+            f'SELECT {names} FROM {table} WHERE life = ? AND "{CHAINED[table]}" = ?', (life, place)
+        ).fetchone()
+        if reader is None:
+            return digest_gap(row).digest
+        if table != "predictions":
+            return digest_row(reader, row, {}).digest
+        items = self.connection.execute(
+            f"SELECT {', '.join(ITEM_ROWS.columns)} FROM items WHERE prediction_id = ? ORDER BY item_index",
+            [row[reader.columns.index("prediction_id")]],
+        )
+        ((digested, _),) = digest_predictions([row], iter(items.fetchall()), {})
+        return digested.digest
 
 
 WAYS: tuple[Callable[[Attacker], str], ...] = (
     *(Attacker.edit, Attacker.edit, Attacker.delete, Attacker.make_up),
-    *(Attacker.swap, Attacker.cut, Attacker.cover),
+    *(Attacker.swap, Attacker.cut, Attacker.cover, Attacker.fill, Attacker.strip, Attacker.remake),
 )
 
 
-def test_an_untouched_trail_is_verified(original):
-    """Nothing is wrong where nothing was done."""
+@pytest.mark.parametrize("span_rows", [1, 2, 5, 2000])
+def test_an_untouched_trail_is_verified(original, monkeypatch, span_rows):
+    """Nothing is wrong where nothing was done but purging and erasing, in whatever parts it is verified."""
+    monkeypatch.setattr("e2i_serving.runtime.verification.SPAN_ROWS", span_rows)
     path, history = original
     report = verify_trail(sqlite_url(path), history)
     assert report.passed, report.problems
-    assert (report.chains, report.unanchored, report.unchained) == (2, 0, 0)
+    assert (report.chains, report.unanchored, report.unchained) == (3, 0, 0)
+    assert (report.erased, report.purged) == (8, 13)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -211,16 +338,17 @@ def test_every_alteration_is_found(original, tmp_path, seed):
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE predictions SET endpoint = CAST(x'ff00ff' AS TEXT) WHERE prediction_id = 'p00004'",
-        "UPDATE items SET inputs = CAST(x'ff' AS TEXT) WHERE prediction_id = 'p00004'",
-        "UPDATE items SET entity = CAST(x'ff' AS TEXT) WHERE prediction_id = 'p00004'",
-        "UPDATE predictions SET prediction_id = x'ff' WHERE prediction_id = 'p00004'",
-        "UPDATE predictions SET items = 'many' WHERE prediction_id = 'p00004'",
+        "UPDATE predictions SET endpoint = CAST(x'ff00ff' AS TEXT) WHERE prediction_id = 'p00008'",
+        "UPDATE items SET inputs = CAST(x'ff' AS TEXT) WHERE prediction_id = 'p00008'",
+        "UPDATE items SET entity = CAST(x'ff' AS TEXT) WHERE prediction_id = 'p00008'",
+        "UPDATE predictions SET prediction_id = x'ff' WHERE prediction_id = 'p00008'",
+        "UPDATE predictions SET items = 'many' WHERE prediction_id = 'p00008'",
         "UPDATE events SET sequence = 'last' WHERE sequence = (SELECT max(sequence) FROM events)",
         "UPDATE events SET life = x'ff'",
         "UPDATE gaps SET first = 'none'",
         "UPDATE predictions SET erased = '[]'",
         "UPDATE predictions SET salt = 1",
+        "UPDATE predictions SET hash = x'ff' WHERE prediction_id = 'p00007'",
     ],
 )
 def test_what_no_column_takes_is_found(original, tmp_path, statement):

@@ -51,6 +51,13 @@ class Purge:
     purge_ids: list[str] = field(default_factory=list)
 
 
+class _Condition(NamedTuple):
+    """SQL on ``predictions`` with ``?``, and what stands for these."""
+
+    where: str
+    parameters: tuple[Any, ...]
+
+
 class _Row(NamedTuple):
     """A row of a chain that goes."""
 
@@ -125,8 +132,8 @@ def purge(
     work = _Purging(done, log, progress)
     for name, before_ns in until.items():
         if name != ACCESSES:
-            where, parameters = _expired(name, before_ns, settings.retention_class)
-            work.predictions(store, where, parameters, _described(name, before_ns))
+            expired = _expired(name, before_ns, settings.retention_class)
+            work.predictions(store, expired, _described(name, before_ns))
         if name in (None, ACCESSES):
             work.others(store, before_ns, _described(ACCESSES, before_ns))
     if log is not None:
@@ -148,29 +155,28 @@ class _Purging:
         self._log = log
         self._progress = progress
 
-    def predictions(self, store: SqlMaintenance, where: str, parameters: Sequence[Any], what: str) -> None:
+    def predictions(self, store: SqlMaintenance, condition: _Condition, what: str) -> None:
         """Purge predictions that meet a condition, with all that is about them, unless a hold covers them."""
-        with store.transaction() as change:
-            held, held_parameters = _held(change)
-            counted = f"SELECT count(*) FROM predictions WHERE {where}"  # noqa: S608  # built here
-            self._done.held += change.all(f"{counted} AND {held}", (*parameters, *held_parameters))[0][0]
-            free, free_parameters = f"{where} AND NOT {held}", (*parameters, *held_parameters)
-            if self._log is None:
-                self._done.rows["predictions"] += change.all(
-                    f"SELECT count(*) FROM predictions WHERE {free}",  # noqa: S608  # likewise
-                    free_parameters,
-                )[0][0]
-                return
-        chosen = (
-            "SELECT prediction_id, life, sequence, hash, payload_digest FROM predictions "  # noqa: S608  # likewise
-            f"WHERE {free} ORDER BY time_ns, prediction_id LIMIT {BATCH}"
-        )
-        while self._batch(store, chosen, free_parameters, what):
+        if self._log is None:
+            with store.transaction() as change:
+                held, free = _apart(change, condition)
+                self._done.held += _count(change, held)
+                self._done.rows["predictions"] += _count(change, free)
+            return
+        while self._batch(store, condition, what):
             pass
 
-    def _batch(self, store: SqlMaintenance, chosen: str, parameters: Sequence[Any], what: str) -> bool:
+    def _batch(self, store: SqlMaintenance, condition: _Condition, what: str) -> bool:
         with store.transaction() as change:
-            found = change.all(chosen, parameters)
+            held, free = _apart(change, condition)  # anew each time: a hold may be set while a purge runs
+            found = change.all(
+                "SELECT prediction_id, life, sequence, hash, payload_digest FROM predictions "  # noqa: S608  # built here
+                f"WHERE {free.where} ORDER BY time_ns, prediction_id LIMIT {BATCH}",
+                free.parameters,
+            )
+            is_last = len(found) < BATCH
+            if is_last:
+                self._done.held += _count(change, held)
             ids = [row[0] for row in found]
             rows = [_Row(life, sequence, link, is_prediction=True) for _, life, sequence, link, _ in found]
             counts = Counter({"predictions": len(ids)})
@@ -188,11 +194,14 @@ class _Purging:
         self._done.rows.update(counts)
         if self._progress is not None:
             self._progress(len(found))
-        return len(found) == BATCH
+        return not is_last
 
     def others(self, store: SqlMaintenance, before_ns: int, what: str) -> None:
         """Purge accesses, and outcomes of predictions that are not there, by their own age."""
-        orphans = "NOT EXISTS (SELECT 1 FROM predictions p WHERE p.prediction_id = outcomes.prediction_id)"
+        orphans = (
+            "NOT EXISTS (SELECT 1 FROM predictions p WHERE p.prediction_id = outcomes.prediction_id) AND NOT EXISTS "
+            "(SELECT 1 FROM predictions p WHERE outcomes.prediction_id IS NULL AND p.request_id = outcomes.request_id)"
+        )
         for table, where in (("accesses", "1 = 1"), ("outcomes", orphans)):
             found = f"FROM {table} WHERE time_ns < ? AND {where}"
             if self._log is None:
@@ -262,21 +271,28 @@ def _places(change: StoreChange, gaps: Sequence[dict[str, Any]]) -> Iterator[Pla
         yield Place(life, first, gap["last"], gap["records"], links[life].get(first - 1, ""), gap["hash"])
 
 
-def _expired(name: str | None, before_ns: int, default: str) -> tuple[str, tuple[Any, ...]]:
+def _expired(name: str | None, before_ns: int, default: str) -> _Condition:
     if name is None:
-        return "time_ns < ?", (before_ns,)
-    return "time_ns < ? AND coalesce(retention, ?) = ?", (before_ns, default, name)
+        return _Condition("time_ns < ?", (before_ns,))
+    return _Condition("time_ns < ? AND coalesce(retention, ?) = ?", (before_ns, default, name))
 
 
-def _held(change: StoreChange) -> tuple[str, list[Any]]:
-    """What holds in force cover, as SQL on ``predictions``."""
+def _count(change: StoreChange, condition: _Condition) -> int:
+    statement = f"SELECT count(*) FROM predictions WHERE {condition.where}"  # noqa: S608  # built here
+    number: int = change.all(statement, condition.parameters)[0][0]
+    return number
+
+
+def _apart(change: StoreChange, condition: _Condition) -> tuple[_Condition, _Condition]:
+    """Of predictions that meet a condition, those that holds in force cover, and the others."""
     parts: list[str] = []
     parameters: list[Any] = []
     for hold in change.holds(released=False):
         where, more = condition_of(hold)
         parts.append(where)
         parameters += more
-    return f"({' OR '.join(parts) or '1 = 0'})", parameters
+    held, both = f"({' OR '.join(parts) or '1 = 0'})", (*condition.parameters, *parameters)
+    return _Condition(f"{condition.where} AND {held}", both), _Condition(f"{condition.where} AND NOT {held}", both)
 
 
 def _described(name: str | None, before_ns: int) -> str:

@@ -16,7 +16,7 @@ from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.record import AccessEvent, Outcome, OutcomeEvent, PredictionRecord, StreamEnd, Values
 from e2i_serving.relay import read_books
 from e2i_serving.runtime.holds import add_hold
-from e2i_serving.runtime.purging import age_seconds, cutoffs
+from e2i_serving.runtime.purging import age_seconds, cutoffs, purge
 from e2i_serving.settings import load_settings
 from e2i_serving.stores.maintenance import SqlMaintenance
 
@@ -94,6 +94,46 @@ def test_a_purge_skips_what_is_held(old_instance):
     assert done.held == 1
     assert ("p00003",) in old_instance.rows("SELECT prediction_id FROM predictions")
     assert old_instance.verify().passed
+
+
+def test_a_hold_that_is_set_while_a_purge_runs_holds(old_instance):
+    """What is held from now on is left by the transactions that follow."""
+    settings, data_dir = old_instance.settings, old_instance.data_dir
+    log = open_log(settings, data_dir)
+
+    def hold(_done: int) -> None:
+        with SqlMaintenance(old_instance.url) as other:
+            if not _holds(other):
+                add_hold(other, log, reason="r", entity="customer=customer-7-0")
+
+    with SqlMaintenance(old_instance.url) as store:
+        done = purge(settings, data_dir, store, log, cutoffs(settings, "400d", None), progress=hold)
+    assert (done.rows["predictions"], done.held) == (7, 1)
+    assert ("p00007",) in old_instance.rows("SELECT prediction_id FROM predictions")
+    report = old_instance.verify()
+    assert report.passed, report.problems
+
+
+def _holds(store: SqlMaintenance) -> Any:
+    with store.transaction() as change:
+        return change.holds()
+
+
+def test_what_is_known_of_a_held_prediction_by_its_request_is_held(old_instance):
+    """A truth that names the request alone stays with its prediction, and goes when that is gone."""
+    old_instance.journal(
+        OutcomeEvent("o3", 1, "", request_id="request-3", value="kept"),
+        OutcomeEvent("o4", 1, "", request_id="request-4", value="gone"),
+    )
+    old_instance.deliver()
+    with SqlMaintenance(old_instance.url) as store:
+        add_hold(
+            store, open_log(old_instance.settings, old_instance.data_dir), reason="r", entity="customer=customer-3-0"
+        )
+    old_instance.purge(older_than="1d")
+    assert old_instance.rows("SELECT outcome_id FROM outcomes ORDER BY 1") == [("o1",), ("o3",)]
+    report = old_instance.verify()
+    assert report.passed, report.problems
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,10 @@ from e2i_serving.evidence.history import HOLD
 from e2i_serving.evidence.log import EvidenceLog, HoldNote
 from e2i_serving.evidence.report import Problem
 from e2i_serving.exceptions import QueryError
+from e2i_serving.record import PredictionFilter
 from e2i_serving.runtime.accesses import user_name
 from e2i_serving.stores.chains import SqlChains
-from e2i_serving.stores.conditions import entity_parts
+from e2i_serving.stores.conditions import checked, entity_parts
 from e2i_serving.stores.maintenance import Hold, SqlMaintenance, StoreChange
 
 _COVERS: Final = ("entity", "model", "since_ns", "until_ns")
@@ -45,12 +46,14 @@ def add_hold(
         until_ns: Predictions before, likewise.
 
     Raises:
-        QueryError: It has no condition, or the entity is not ``name=value``.
+        QueryError: It has no condition, one that can't be put to a store, or the entity is not ``name=value``.
+        StoreError: The store refused; nothing is signed then.
     """
     if entity is None and model is None and since_ns is None and until_ns is None:
         raise QueryError("A hold on everything is none: give an entity, a model or a time.")
     if entity is not None and entity_parts(entity) is None:
         raise QueryError(f"{entity!r} is no entity: write name=value.")
+    checked(PredictionFilter(entity=entity, model=model, since_ns=since_ns, until_ns=until_ns))
     hold = Hold(
         hold_id=str(uuid_utils.uuid7()),
         time_ns=time.time_ns(),
@@ -63,8 +66,9 @@ def add_hold(
     )
     with store.transaction() as change:
         note = HoldNote(id=hold.hold_id, action="hold", digest=_digest(hold))
-        log.append(HOLD, by=user_name(), hold=note)
         change.insert("holds", msgspec.structs.asdict(hold))
+        # Last before the commit: a signed hold without its row would be an alarm for good.
+        log.append(HOLD, by=user_name(), hold=note)
     return hold
 
 
@@ -81,8 +85,8 @@ def release_hold(store: SqlMaintenance, log: EvidenceLog, hold_id: str) -> Hold:
         if hold.released_ns is not None:
             raise QueryError(f"Hold {hold_id} was released before, by {hold.released_by}.")
         released = {"released_ns": time.time_ns(), "released_by": user_name()}
-        log.append(HOLD, by=user_name(), hold=HoldNote(id=hold_id, action="release", digest=_digest(hold)))
         change.update("holds", {"hold_id": hold_id}, released)
+        log.append(HOLD, by=user_name(), hold=HoldNote(id=hold_id, action="release", digest=_digest(hold)))
     return msgspec.structs.replace(hold, **released)
 
 

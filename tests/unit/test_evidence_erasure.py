@@ -239,11 +239,40 @@ def test_an_altered_hold_is_found(instance, statement, said):
     assert any(said in problem.what for problem in instance.verify().problems)
 
 
-@pytest.mark.parametrize("entity", [None, "no-name"])
-def test_a_hold_has_a_condition(instance, entity):
-    """A hold on everything, or on a value of no name, is refused."""
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {},
+        {"entity": "no-name"},
+        {"until_ns": 2**63},
+        {"since_ns": -(2**63) - 1},
+        {"model": "a\0b"},
+        {"model": "\ud800"},
+    ],
+)
+def test_a_hold_has_conditions_that_a_store_can_hold(instance, conditions):
+    """A hold on everything, on a value of no name, or on what no column takes, is refused, and nothing is signed."""
     with SqlMaintenance(instance.url) as store, pytest.raises(QueryError):
-        add_hold(store, open_log(instance.settings, instance.data_dir), reason="r", entity=entity)
+        add_hold(store, open_log(instance.settings, instance.data_dir), reason="r", **conditions)
+    report = instance.verify()
+    assert report.passed, report.problems
+
+
+def test_a_hold_that_the_store_refuses_is_not_signed(instance):
+    """What can't be stored leaves nothing that verification would miss, neither a hold nor its release."""
+    log = open_log(instance.settings, instance.data_dir)
+    with SqlMaintenance(instance.url) as store:
+        hold = add_hold(store, log, reason="r", entity="customer=x")
+        with closing(sqlite3.connect(instance.data_dir / "audit.db")) as connection:
+            for action in ("INSERT", "UPDATE"):
+                refusal = f"CREATE TRIGGER no_{action} BEFORE {action} ON holds BEGIN SELECT RAISE(ABORT, 'no'); END"
+                connection.execute(refusal)
+        with pytest.raises(StoreError):
+            add_hold(store, log, reason="r", entity="customer=y")
+        with pytest.raises(StoreError):
+            release_hold(store, log, hold.hold_id)
+    report = instance.verify()
+    assert report.passed, report.problems
 
 
 def test_lives_are_left_as_they_were(instance):

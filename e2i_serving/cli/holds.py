@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from typing import Annotated, Any
 
 import typer
@@ -44,8 +43,7 @@ def add(
       e2i-serving audit hold add --model credit --since 2030-01-01 --until 2030-04-01 --reason "supervisor's review"
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.evidence.opening import open_log  # noqa: PLC0415  # keeps --help fast
-    from e2i_serving.record import PredictionFilter  # noqa: PLC0415  # likewise
-    from e2i_serving.runtime.holds import add_hold  # noqa: PLC0415  # likewise
+    from e2i_serving.runtime.holds import add_hold, covered  # noqa: PLC0415  # likewise
     from e2i_serving.runtime.questions import entity_as_stored, time_ns_of  # noqa: PLC0415  # likewise
     from e2i_serving.stores.maintenance import SqlMaintenance  # noqa: PLC0415  # likewise
 
@@ -60,9 +58,7 @@ def add(
             since_ns=time_ns_of(since) if since else None,
             until_ns=time_ns_of(until) if until else None,
         )
-    covered = PredictionFilter(entity=hold.entity, model=hold.model, since_ns=hold.since_ns, until_ns=hold.until_ns)
-    with closing(place.source()) as source:
-        number = source.count(covered)
+        number = covered(store, hold)
     show(text(f"Hold {hold.hold_id} is set. Predictions that it covers now: {number:,}."))
 
 

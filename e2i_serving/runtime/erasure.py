@@ -24,10 +24,11 @@ from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.runtime import traces
 from e2i_serving.runtime.accesses import user_name
 from e2i_serving.runtime.catching_up import catch_up
-from e2i_serving.runtime.holds import holds_on
+from e2i_serving.runtime.holds import holds_on, is_indexed, items_named
 from e2i_serving.settings import Settings
 from e2i_serving.stores.conditions import entity_parts
 from e2i_serving.stores.maintenance import Hold, SqlMaintenance, StoreChange
+from e2i_serving.typing import Cipher
 
 DELIVERY_SECONDS: Final = 60.0
 """How long an erasure waits for what was recorded before it to be delivered."""
@@ -77,7 +78,7 @@ def erase(settings: Settings, data_dir: Path, url: str, entity: str, *, dry_run:
         QueryError: The entity is not ``name=value``.
         StoreError: The store refused, or what was recorded before is not delivered; it may be tried again.
         EvidenceError: The signed entry can't be written.
-        EncryptionError: A frame can't be read, as its key is missing.
+        EncryptionError: A frame or a dead letter can't be read, as its key is missing.
     """
     parts = entity_parts(entity)
     if parts is None or not parts[1]:
@@ -90,14 +91,19 @@ def erase(settings: Settings, data_dir: Path, url: str, entity: str, *, dry_run:
                 "subject. See that the relay runs and reaches every destination, then run the command again."
             )
     done = Erasure(str(uuid_utils.uuid7()))
+    cipher = cipher_of(settings)
+    refused = [each for each in traces.refused_records(data_dir, cipher) if traces.items_about(each.record, *parts)]
     with SqlMaintenance(url) as store:
         rows = _Rows(*parts, done)
         with store.transaction(keep=not dry_run) as change:
-            rows.find(change)
-            done.held_by = holds_on(change, sorted(rows.indexes), *parts)
+            rows.find(change, refused)
+            done.held_by = holds_on(change, sorted(rows.indexes), *parts, refused)
             if done.held_by:
                 return done
             rows.erase(change)
+            places = traces.erased_places(data_dir, change)
+            if not dry_run:
+                traces.settle_payloads(data_dir, rows.payloads)
             if rows.keys and not dry_run:
                 what = f"an entity named {parts[0]}"
                 counts = dict(+done.rows)
@@ -107,27 +113,21 @@ def erase(settings: Settings, data_dir: Path, url: str, entity: str, *, dry_run:
                 # Before the commit: an entry without the erasure harms nobody, an erasure without the entry does.
                 open_log(settings, data_dir).append(REMOVAL, by=user_name(), removal=removal)
         if not dry_run:
-            subject = traces.Subject(*parts, rows.indexes, rows.request_ids)
+            subject = traces.Subject(*parts, rows.indexes, rows.requests, places)
             try:
-                _erase_traces(settings, data_dir, store, subject, rows.payloads, done)
+                _erase_traces(data_dir, store, subject, cipher, done)
             finally:
                 store.vacuum()
     return done
 
 
 def _erase_traces(
-    settings: Settings,
-    data_dir: Path,
-    store: SqlMaintenance,
-    subject: traces.Subject,
-    payloads: Sequence[str],
-    done: Erasure,
+    data_dir: Path, store: SqlMaintenance, subject: traces.Subject, cipher: Cipher | None, done: Erasure
 ) -> None:
-    cipher = cipher_of(settings)
+    with store.transaction() as change:
+        done.payload_files = traces.remove_files(traces.unreferred_payloads(data_dir, change))
     done.frames = traces.erase_frames(data_dir, subject, cipher)
     done.dead_letters = traces.erase_dead_letters(data_dir, subject, cipher)
-    with store.transaction() as change:
-        done.payload_files = traces.remove_files(traces.unreferred_payloads(data_dir, change, payloads))
     with closing(Ledger(data_dir, read_only=True)) as ledger:
         done.elsewhere = [name for name in ledger.destinations() if name != AUDIT_STORE]
 
@@ -137,33 +137,49 @@ class _Rows:
 
     Attributes:
         indexes: The items that are about them, by prediction.
-        request_ids: The ids of these requests.
+        requests: These items by the ids of the requests.
         keys: What the signed entry is to list.
         payloads: Digests of payload files that rows no longer refer to.
     """
 
     def __init__(self, name: str, value: str, done: Erasure) -> None:
         self.indexes: dict[str, set[int]] = {}
-        self.request_ids: set[str] = set()
+        self.requests: dict[str, set[int]] = {}
         self.keys: list[str] = []
         self.payloads: list[str] = []
         self._name = name
         self._value = value
         self._done = done
 
-    def find(self, change: StoreChange) -> None:
-        """See which items are about the subject."""
-        for prediction_id, index in change.items_of(self._name, self._value):
+    def find(self, change: StoreChange, refused: Sequence[traces.RefusedRecord]) -> None:
+        """See which items are about the subject, those of predictions that the store does not have included."""
+        for prediction_id, index in self._items(change):
             self.indexes.setdefault(prediction_id, set()).add(index)
+        for record, _ in refused:
+            indexes = traces.items_about(record, self._name, self._value)
+            self.indexes.setdefault(record.prediction_id, set()).update(indexes)
+            if record.request_id:
+                self.requests.setdefault(record.request_id, set()).update(indexes)
+
+    def _items(self, change: StoreChange) -> list[tuple[str, int]]:
+        table, parameters = items_named(self._name, self._value)
+        found = change.all(f"SELECT prediction_id, item_index FROM {table} ORDER BY 1, 2", parameters)  # noqa: S608  # names
+        if is_indexed(self._name, self._value):
+            return [(prediction_id, index) for prediction_id, index in found]
+        columns = ("prediction_id", "item_index", "entity")
+        rows = change.rows("items", columns, "prediction_id", [prediction_id for prediction_id, _ in found])
+        return [(prediction_id, index) for prediction_id, index, entity in rows if self._is_in(entity)]
+
+    def _is_in(self, entity: str | None) -> bool:
+        value = msgspec.json.decode(entity).get(self._name) if entity else None
+        return (value if isinstance(value, str) else msgspec.json.encode(value).decode()) == self._value
 
     def erase(self, change: StoreChange) -> None:
         """Erase what they hold."""
         predictions = change.rows("predictions", PREDICTION_ROWS.columns, "prediction_id", self.indexes)
-        requests: dict[str, set[int]] = {}
         for row in predictions:
             if (request_id := row[_PREDICTION["request_id"]]) is not None:
-                requests.setdefault(request_id, set()).update(self.indexes[row[_PREDICTION["prediction_id"]]])
-        self.request_ids |= requests.keys()
+                self.requests.setdefault(request_id, set()).update(self.indexes[row[_PREDICTION["prediction_id"]]])
         shared = self._erase_items(change)
         for row in predictions:
             groups = ("free",) if row[_PREDICTION["prediction_id"]] in shared else ("free", "caller")
@@ -172,13 +188,13 @@ class _Rows:
             self._erase(change, PREDICTION_ROWS, row, groups)
         for row in change.rows("events", EVENT_ROWS.columns, "prediction_id", self.indexes):
             self._erase(change, EVENT_ROWS, row)
-        about = {**requests, **self.indexes}
+        about = {**self.requests, **self.indexes}
         found = change.rows("outcomes", OUTCOME_ROWS.columns, "prediction_id", self.indexes)
         found += change.rows(
             "outcomes",
             OUTCOME_ROWS.columns,
             "request_id",
-            requests,
+            self.requests,
             where="prediction_id IS NULL",
         )
         for row in found:

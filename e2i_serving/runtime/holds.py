@@ -11,12 +11,14 @@ import msgspec
 import uuid_utils
 
 from e2i_serving.evidence.commitments import pack
+from e2i_serving.evidence.entities import LONGEST_KEY
 from e2i_serving.evidence.history import HOLD
 from e2i_serving.evidence.log import EvidenceLog, HoldNote
 from e2i_serving.evidence.report import Problem
 from e2i_serving.exceptions import QueryError
 from e2i_serving.record import PredictionFilter
 from e2i_serving.runtime.accesses import user_name
+from e2i_serving.runtime.traces import RefusedRecord, items_about
 from e2i_serving.stores.chains import SqlChains
 from e2i_serving.stores.conditions import checked, entity_parts
 from e2i_serving.stores.maintenance import Hold, SqlMaintenance, StoreChange
@@ -90,7 +92,9 @@ def release_hold(store: SqlMaintenance, log: EvidenceLog, hold_id: str) -> Hold:
     return msgspec.structs.replace(hold, **released)
 
 
-def holds_on(change: StoreChange, prediction_ids: Sequence[str], name: str, value: str) -> list[Hold]:
+def holds_on(
+    change: StoreChange, prediction_ids: Sequence[str], name: str, value: str, refused: Sequence[RefusedRecord] = ()
+) -> list[Hold]:
     """The holds in force that keep a subject from being erased.
 
     Args:
@@ -98,12 +102,14 @@ def holds_on(change: StoreChange, prediction_ids: Sequence[str], name: str, valu
         prediction_ids: The predictions that are about the subject.
         name: The entity's name.
         value: Its value.
+        refused: Predictions about the subject that the store does not have.
     """
     found = []
     for hold in change.holds(released=False):
         is_subject = hold.entity == f"{name}={value}"
         where, parameters = condition_of(hold)
-        if is_subject or _any(change, prediction_ids, where, parameters):
+        is_refused = any(_covers(hold, each) for each in refused)
+        if is_subject or is_refused or _any(change, prediction_ids, where, parameters):
             found.append(hold)
     return found
 
@@ -113,9 +119,9 @@ def condition_of(hold: Hold) -> tuple[str, list[Any]]:
     parts: list[str] = []
     parameters: list[Any] = []
     if hold.entity is not None:
-        name, value = entity_parts(hold.entity) or ("", hold.entity)
-        parts.append("prediction_id IN (SELECT prediction_id FROM entities WHERE name = ? AND value = ?)")
-        parameters += [name, value]
+        items, more = items_named(*(entity_parts(hold.entity) or ("", hold.entity)))
+        parts.append(f"prediction_id IN (SELECT prediction_id FROM {items})")  # noqa: S608  # built here
+        parameters += more
     if hold.model is not None:
         parts.append("coalesce(model, '') = ?")
         parameters.append(hold.model)
@@ -126,6 +132,32 @@ def condition_of(hold: Hold) -> tuple[str, list[Any]]:
         parts.append("time_ns < ?")
         parameters.append(hold.until_ns)
     return f"({' AND '.join(parts) or '1 = 1'})", parameters
+
+
+def is_indexed(name: str, value: str) -> bool:
+    """Whether an entity has rows in ``entities``, or is too long for that."""
+    return len(name) <= LONGEST_KEY and len(value) <= LONGEST_KEY
+
+
+def items_named(name: str, value: str) -> tuple[str, list[str]]:
+    """The items that an entity names, as a table and its condition in SQL with ``?``.
+
+    One that is not indexed is looked for in every item, and is found too in those that hold it inside another value.
+    """
+    if is_indexed(name, value):
+        return "entities WHERE name = ? AND value = ?", [name, value]
+    member = msgspec.json.encode({name: value})[1:-1].decode()
+    plain = f"{msgspec.json.encode(name).decode()}:{value}"  # of a value that is no text
+    text = "CAST(entity AS TEXT)"
+    return f"items WHERE replace(replace({text}, ?, ''), ?, '') <> {text}", [member, plain]
+
+
+def covered(store: SqlMaintenance, hold: Hold) -> int:
+    """How many predictions in a store a hold covers."""
+    where, parameters = condition_of(hold)
+    with store.transaction() as change:
+        number: int = change.all(f"SELECT count(*) FROM predictions WHERE {where}", parameters)[0][0]  # noqa: S608  # built here
+    return number
 
 
 def verify_holds(rows: Iterable[Mapping[str, Any]], notes: Mapping[str, Sequence[HoldNote]]) -> list[Problem]:
@@ -168,6 +200,17 @@ def verify_stored_holds(url: str, notes: Mapping[str, Sequence[HoldNote]]) -> li
 def _digest(hold: Hold) -> str:
     """The id in it is all the salt there is; who reads the log can test a guess of whom a hold is about."""
     return sha256(pack([hold.hold_id, hold.reason, *(getattr(hold, name) for name in _COVERS)])).hexdigest()
+
+
+def _covers(hold: Hold, refused: RefusedRecord) -> bool:
+    record, model = refused
+    parts = entity_parts(hold.entity) if hold.entity is not None else None
+    return (
+        (parts is None or bool(items_about(record, *parts)))
+        and hold.model in (None, model)
+        and (hold.since_ns is None or record.time_ns >= hold.since_ns)
+        and (hold.until_ns is None or record.time_ns < hold.until_ns)
+    )
 
 
 def _any(change: StoreChange, prediction_ids: Sequence[str], where: str, parameters: Sequence[Any]) -> bool:

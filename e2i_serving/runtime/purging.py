@@ -129,7 +129,7 @@ def purge(
         EvidenceError: The signed entry can't be written.
     """
     done = Purge()
-    work = _Purging(done, log, progress)
+    work = _Purging(done, data_dir, log, progress)
     for name, before_ns in until.items():
         if name != ACCESSES:
             expired = _expired(name, before_ns, settings.retention_class)
@@ -138,20 +138,18 @@ def purge(
             work.others(store, before_ns, _described(ACCESSES, before_ns))
     if log is not None:
         with store.transaction() as change:
-            done.payload_files = traces.remove_files(traces.unreferred_payloads(data_dir, change, work.payloads))
+            done.payload_files = traces.remove_files(traces.unreferred_payloads(data_dir, change))
     return done
 
 
 class _Purging:
-    """Purges batch after batch.
+    """Purges batch after batch."""
 
-    Attributes:
-        payloads: Digests of payload files that rows no longer refer to.
-    """
-
-    def __init__(self, done: Purge, log: EvidenceLog | None, progress: Callable[[int], None] | None) -> None:
-        self.payloads: list[str] = []
+    def __init__(
+        self, done: Purge, data_dir: Path, log: EvidenceLog | None, progress: Callable[[int], None] | None
+    ) -> None:
         self._done = done
+        self._data_dir = data_dir
         self._log = log
         self._progress = progress
 
@@ -189,8 +187,8 @@ class _Purging:
             counts["entities"] = change.delete_entities([key for row in named for key in entity_keys(*row)])
             for table in ("items", "events", "outcomes", "predictions"):
                 counts[table] = change.delete(table, "prediction_id", ids)
+            traces.settle_payloads(self._data_dir, [row[4] for row in found if row[4] is not None])
             self._sign(change, rows, counts, what)
-        self.payloads += [row[4] for row in found if row[4] is not None]
         self._done.rows.update(counts)
         if self._progress is not None:
             self._progress(len(found))

@@ -8,13 +8,13 @@ import struct
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from e2i_serving.exceptions import FrameError
 from e2i_serving.journal import Frame, LifeFolder, Position, list_lives
-from e2i_serving.journal.frame import CHECKED_FROM, ERASED, FRAME_HEAD, SEGMENT_HEAD, parse
+from e2i_serving.journal.frame import CHECKED_FROM, ERASED, FRAME_HEAD, SEGMENT_HEAD, FrameKind, parse
 from e2i_serving.record import (
     WHOLE_REQUEST,
     AccessEvent,
@@ -27,6 +27,7 @@ from e2i_serving.record import (
 from e2i_serving.relay import Ledger
 from e2i_serving.relay.cells import text_cells
 from e2i_serving.relay.ledger_schema import LEDGER_NAME
+from e2i_serving.relay.payloads import payload_path
 from e2i_serving.runtime.catching_up import receivers
 from e2i_serving.stores.engine import BUSY_SECONDS
 from e2i_serving.stores.maintenance import StoreChange
@@ -35,6 +36,7 @@ from e2i_serving.typing import Cipher
 SETTLED_SECONDS: Final = 3600
 """A payload file younger than this may belong to a row that is still on its way."""
 
+_ERASABLE: Final = ("predictions", "events", "outcomes", "accesses")
 _FLAGS_AT: Final = 10
 _FLAGS: Final = struct.Struct("<H")
 _CRC: Final = struct.Struct("<I")
@@ -48,24 +50,34 @@ class Subject:
         value: Its value.
         prediction_ids: The predictions that the store knows to be about them.
         request_ids: The ids of these requests.
+        places: Life and sequence number of rows that something was erased from, of whomever: the store does not tell
+            any more whom they were about, and nor may the frames.
     """
 
     def __init__(
-        self, name: str, value: str, prediction_ids: Iterable[str] = (), request_ids: Iterable[str] = ()
+        self,
+        name: str,
+        value: str,
+        prediction_ids: Iterable[str] = (),
+        request_ids: Iterable[str] = (),
+        places: Iterable[tuple[str, int]] = (),
     ) -> None:
         self.name = name
         self.value = value
         self._prediction_ids = set(prediction_ids)
         self._request_ids = set(request_ids)
+        self._places = set(places)
 
     def is_in(self, frame: Frame, cipher: Cipher | None) -> bool:
         """Whether a frame holds something about them; one that can't be read is taken to."""
+        if frame.kind != FrameKind.LIFE and (frame.life, frame.sequence) in self._places:
+            return True
         try:
             body = frame.decode(cipher)
         except FrameError:
             return True
         if isinstance(body, PredictionRecord):
-            if self._is_named(body):
+            if items_about(body, self.name, self.value):
                 self._prediction_ids.add(body.prediction_id)  # what follows it is about them too
             return body.prediction_id in self._prediction_ids
         if isinstance(body, OutcomeEvent) and not body.prediction_id:
@@ -82,11 +94,59 @@ class Subject:
             return any(map(self.is_named_in, value))
         return value is not None and str(value) in (self.value, f"{self.name}={self.value}")
 
-    def _is_named(self, record: PredictionRecord) -> bool:
-        column = record.entities.get(self.name)
-        if column is None:
-            return False
-        return self.value in text_cells(list(column_values(column, record.items)))
+
+class RefusedRecord(NamedTuple):
+    """A prediction that the store does not have, as it is a dead letter.
+
+    Attributes:
+        record: What was journaled of it.
+        model: Its model's name.
+    """
+
+    record: PredictionRecord
+    model: str
+
+
+def items_about(record: PredictionRecord, name: str, value: str) -> set[int]:
+    """The indexes of a record's items that an entity names."""
+    column = record.entities.get(name)
+    if column is None:
+        return set()
+    texts = text_cells(list(column_values(column, record.items)))
+    return {index for index, text in enumerate(texts) if text == value}
+
+
+def refused_records(data_dir: Path, cipher: Cipher | None) -> list[RefusedRecord]:
+    """The predictions among the dead letters; what can't be decoded is left out.
+
+    Raises:
+        EncryptionError: One can't be read, as its key is missing.
+    """
+    if not (data_dir / LEDGER_NAME).exists():
+        return []
+    found: list[RefusedRecord] = []
+    with closing(Ledger(data_dir, read_only=True)) as ledger:
+        for letter in ledger.dead_letters.list():
+            if letter.kind != FrameKind.RECORD or not letter.payload:
+                continue
+            with suppress(FrameError):
+                body = letter.frame().decode(cipher)
+                if isinstance(body, PredictionRecord):
+                    found.append(RefusedRecord(body, body.model or letter.life_of().model.name))
+    return found
+
+
+def erased_places(data_dir: Path, change: StoreChange) -> set[tuple[str, int]]:
+    """Of the lives that are journaled here, the places of rows that something was erased from."""
+    return {
+        (folder.life, sequence)
+        for folder in list_lives(data_dir / "journal")
+        for table in _ERASABLE
+        for (sequence,) in change.all(
+            f"SELECT sequence FROM {table} WHERE life = ? AND erased IS NOT NULL",  # noqa: S608  # constants
+            (folder.life,),
+        )
+    }
 
 
 def erase_frames(data_dir: Path, subject: Subject, cipher: Cipher | None) -> int:
@@ -119,29 +179,44 @@ def erase_dead_letters(data_dir: Path, subject: Subject, cipher: Cipher | None) 
     """
     if not (data_dir / LEDGER_NAME).exists():
         return 0
-    done = 0
     with closing(Ledger(data_dir)) as ledger:
-        for letter in ledger.dead_letters.list():
-            if letter.payload and subject.is_in(letter.frame(), cipher):
-                ledger.dead_letters.replace_payload(letter, b"", 0)
-                done += 1
-    if done:
-        _truncate_log(data_dir / LEDGER_NAME)
-    return done
+        letters = [
+            letter
+            for letter in ledger.dead_letters.list()
+            if letter.payload and subject.is_in(letter.frame(), cipher)
+        ]
+        # Records last: if this is broken off, they still tell which of the others are about the subject.
+        for letter in sorted(letters, key=lambda letter: letter.kind == FrameKind.RECORD):
+            ledger.dead_letters.replace_payload(letter, b"", 0)
+    _truncate_log(data_dir / LEDGER_NAME)
+    return len(letters)
 
 
-def unreferred_payloads(data_dir: Path, change: StoreChange, gone: Sequence[str] = ()) -> list[Path]:
-    """The payload files that no row refers to.
+def settle_payloads(data_dir: Path, digests: Iterable[str]) -> None:
+    """Let payload files go once no row refers to them: before a transaction ends that takes such rows away.
+
+    They look as though they had been there for long, so that whoever comes next removes them if this is broken off,
+    unless the relay writes one anew. So do the files that somebody began beside them and did not end.
+    """
+    for digest in digests:
+        path = payload_path(data_dir, digest)
+        for each in (path, *path.parent.glob(f".{digest}*")):
+            with suppress(FileNotFoundError):
+                os.utime(each, (0, 0))
+
+
+def unreferred_payloads(data_dir: Path, change: StoreChange) -> list[Path]:
+    """The payload files that no row refers to, and that have been there for a while.
 
     Args:
         data_dir: The data directory.
         change: Reads the store.
-        gone: Digests that rows referred to until now; other files must have been there for a while.
     """
-    files = {path.name: path for path in (data_dir / "payloads").glob("??/*") if not path.name.startswith(".")}
-    rows = change.rows("predictions", ("payload_digest",), "payload_digest", files)
+    settled = [path for path in (data_dir / "payloads").glob("??/*") if _is_settled(path)]
+    rows = change.rows("predictions", ("payload_digest",), "payload_digest", [path.name for path in settled])
     referred = {digest for (digest,) in rows}
-    return [path for name, path in files.items() if name not in referred and (name in gone or _is_settled(path))]
+    # No row refers to a file with a dot before its name: somebody was killed who wrote it.
+    return [path for path in settled if path.name not in referred]
 
 
 def remove_files(paths: Sequence[Path]) -> int:

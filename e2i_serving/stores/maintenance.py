@@ -205,13 +205,6 @@ class StoreChange:
                 found |= {number: link for number, link in self.all(statement, (life, *chunk)) if link is not None}
         return found
 
-    def items_of(self, name: str, value: str) -> list[tuple[str, int]]:
-        """The items that an entity's rows lead to: prediction id and index."""
-        rows = self.all(
-            "SELECT prediction_id, item_index FROM entities WHERE name = ? AND value = ? ORDER BY 1, 2", (name, value)
-        )
-        return [(prediction_id, index) for prediction_id, index in rows]
-
     def containing(self, table: str, columns: Sequence[str], column: str, part: str) -> list[Any]:
         """Rows of a table whose column, as text, contains a text."""
         names = selected_columns(metadata.tables[table], tuple(columns), "", cast=self._is_server)

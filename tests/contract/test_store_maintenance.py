@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
+import msgspec
 import psycopg
 import pytest
 from evidence_trail import TIME, Trail, bodies, record
@@ -13,9 +14,9 @@ from sqlalchemy import create_engine
 
 from e2i_serving.evidence.log import EvidenceLog, LogEntry
 from e2i_serving.exceptions import StoreError
-from e2i_serving.record import AccessEvent
+from e2i_serving.record import AccessEvent, Values
 from e2i_serving.runtime.erasure import erase
-from e2i_serving.runtime.holds import add_hold, release_hold, verify_stored_holds
+from e2i_serving.runtime.holds import add_hold, covered, release_hold, verify_stored_holds
 from e2i_serving.runtime.purging import Purge, purge
 from e2i_serving.runtime.verification import read_signed_history
 from e2i_serving.settings import load_settings
@@ -138,6 +139,42 @@ def test_holds_keep_predictions_on_every_database(trail, settings):
     assert report.passed, report.problems
     left = rows(trail, "SELECT prediction_id FROM predictions ORDER BY prediction_id")
     assert [row[0] for row in left] == ["p00007", *(f"p{number:05d}" for number in range(20, 25)), "p00900"]
+
+
+LONG: dict[str, Any] = {"text": 'ü"\\? %s' * 60, "list": [f"part {number}" for number in range(60)], "number": 10**280}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_an_entity_too_long_for_the_index_is_found(trail, settings, kind):
+    """What no row of entities leads to is held and erased all the same, and nothing that is only like it."""
+    value = LONG[kind]
+    text = value if kind == "text" else msgspec.json.encode(value).decode()
+    longer = value * 10 if kind == "number" else [*value, 1] if kind == "list" else value + "x"
+    others = (
+        ("customer", longer),
+        ("other", value),
+        ("customer", {"customer": value}),
+        ("customer", f'"customer":{text}'),
+    )
+    trail.deliver(
+        [
+            record(7000, items=2, entities={"customer": Values(["short", value])}),
+            *(record(7001 + place, entities={name: Values([each])}) for place, (name, each) in enumerate(others)),
+        ]
+    )
+    with SqlMaintenance(trail.url) as store:
+        hold = add_hold(store, trail.log(), reason="case", entity=f"customer={text}")
+        assert erase(settings, trail.folder, trail.url, f"customer={text}").held_by
+        purge(settings, trail.folder, store, trail.log(), {None: TIME + 7001})
+        left = rows(trail, "SELECT prediction_id FROM predictions ORDER BY 1")
+        assert [row[0] for row in left] == [f"p{number:05d}" for number in range(7000, 7005)]
+        assert covered(store, hold) >= 1
+        release_hold(store, trail.log(), hold.hold_id)
+    assert erase(settings, trail.folder, trail.url, f"customer={text}").rows["items"] == 1
+    emptied = rows(trail, "SELECT prediction_id, item_index FROM items WHERE erased IS NOT NULL")
+    assert emptied == [("p07000", 1)]
+    report = trail.verify()
+    assert report.passed, report.problems
 
 
 def test_a_purge_in_many_transactions_leaves_a_verified_trail(trail, settings, monkeypatch):

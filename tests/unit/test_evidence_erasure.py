@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import closing
 from typing import Any
 
+import msgspec
 import pytest
 from evidence_instance import Instance
 from evidence_trail import record
@@ -14,7 +15,7 @@ from e2i_serving.evidence.log import log_files
 from e2i_serving.evidence.opening import open_log
 from e2i_serving.exceptions import QueryError, StoreError
 from e2i_serving.journal import list_lives
-from e2i_serving.record import AccessEvent, Outcome, OutcomeEvent, PredictionRecord, StreamEnd, Values
+from e2i_serving.record import AccessEvent, Life, Outcome, OutcomeEvent, PredictionRecord, StreamEnd, Values
 from e2i_serving.relay import Ledger, read_books
 from e2i_serving.relay.dead_letters import DeadLetter, DeadLetters
 from e2i_serving.runtime import catching_up, erasure
@@ -66,7 +67,8 @@ def test_an_erasure_leaves_no_trace_and_a_trail_that_is_verified(instance):
     with closing(Ledger(instance.data_dir)) as ledger:
         letter = DeadLetter(
             destination="audit-store", life="life-1", sequence=999, ordinal=999, kind=2, schema=1, key_id=0, records=1,
-            message="refused", time_ns=1, about=b"\x80", payload=_payload(about(77)),
+            message="refused", time_ns=1, about=msgspec.msgpack.encode(Life("life-1", "credit", 1, 1)),
+            payload=_payload(about(77)),
         )  # fmt: skip
         with ledger._transaction() as connection:  # what the relay does when a store refuses
             DeadLetters.insert(connection, "audit-store", letter)

@@ -28,12 +28,15 @@ SUBJECT = f"customer={SECRET}"
 KILLED_IN = """
 import os, signal, sys
 from pathlib import Path
+from e2i_serving.relay import dead_letters
 from e2i_serving.runtime import traces
 from e2i_serving.runtime.erasure import erase
 from e2i_serving.settings import load_settings
 
 data_dir, url, entity, name, call = sys.argv[1:]
-function, calls = getattr(traces, name), int(call)
+owner, _, name = name.rpartition(".")
+owner = getattr(dead_letters, owner) if owner else traces
+function, calls = getattr(owner, name), int(call)
 
 def killed(*arguments):
     global calls
@@ -42,7 +45,7 @@ def killed(*arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return function(*arguments)
 
-setattr(traces, name, killed)
+setattr(owner, name, killed)
 erase(load_settings({"data_dir": data_dir}).settings, Path(data_dir), url, entity)
 """
 
@@ -135,7 +138,7 @@ def test_a_hold_covers_a_refused_prediction(instance):
     ("name", "call"),
     [
         *(("remove_files", 1), ("erase_frames", 1), ("_erased", 2), ("_erased", 7), ("erase_dead_letters", 1)),
-        *(("_frame_of", 2), ("_truncate_log", 1)),
+        *(("DeadLetter.frame", 2), ("_truncate_log", 1)),
     ],
 )
 def test_a_killed_erasure_is_finished_by_the_next(instance, name, call):

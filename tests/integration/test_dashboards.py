@@ -6,6 +6,8 @@ import json
 import math
 import re
 import runpy
+import time
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,20 @@ def test_variables_have_values(scraping_prometheus, eventually, name):
         expression = f"count by ({label}) ({filled(selector)})"
         found = eventually(lambda expression=expression: scraping_prometheus.query(expression), what=expression)
         assert all(labels[label] for labels, _ in found)
+
+
+def test_a_picture_has_a_line_for_each_series(scraping_prometheus, eventually):
+    """What is drawn for the README are the dashboard's own panels, with what Prometheus has."""
+    draw = runpy.run_path(str(FOLDER.parent / "tools" / "dashboard_picture.py"))["drawn"]
+    board = json.loads((FOLDER / "e2i-overview.json").read_text())
+    eventually(lambda: scraping_prometheus.query('rate(e2i_predictions_total{job="churn"}[30s])'), what="two scrapes")
+    end = time.time()
+    picture = ET.fromstring(draw(board, scraping_prometheus.url, end - 60, end, rows=31))
+    texts = {each.text for each in picture.iter("{http://www.w3.org/2000/svg}text")}
+    shown = [panel["title"] for panel in board["panels"] if panel["gridPos"]["y"] < 31 and panel["type"] != "row"]
+    assert len(shown) > 8
+    assert texts >= set(shown)
+    assert any(each.get("stroke") for each in picture.iter("{http://www.w3.org/2000/svg}path"))
 
 
 def test_every_metric_is_on_a_dashboard():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import runpy
@@ -190,3 +191,14 @@ def test_readme_has_a_picture_of_what_there_is() -> None:
     for heading in ("OBSERVED", "ACCEPTED", "DEAD-LETTERED", "BALANCED", "model_digest", "effect-above-threshold"):
         assert heading in shown
     assert "](docs/images/terminal.svg)" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_has_a_picture_of_the_dashboard() -> None:
+    """Its panels are the first ones of the overview, under the titles that they have now."""
+    picture = ET.parse(DOCS / "images" / "dashboard.svg").getroot()
+    shown = set(picture.itertext())
+    board = json.loads((ROOT / "dashboards" / "e2i-overview.json").read_text(encoding="utf-8"))
+    titles = [panel["title"] for panel in board["panels"] if panel["type"] != "row"]
+    assert shown >= {board["title"], *titles[:10]}
+    assert "No data" not in shown
+    assert "](docs/images/dashboard.svg)" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -187,5 +187,6 @@ def _as_it_is(text: str) -> str:
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     cursor.execute("PRAGMA journal_mode=WAL")  # readers and the relay do not wait for each other
-    cursor.execute("PRAGMA synchronous=NORMAL")
+    # The relay deletes what it journaled on this store's word, so a commit must be on the disk.
+    cursor.execute("PRAGMA synchronous=FULL")
     cursor.close()

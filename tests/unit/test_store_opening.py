@@ -10,7 +10,7 @@ import pytest
 from e2i_serving.exceptions import ConfigurationError, StoreError
 from e2i_serving.record import Entry, Life, Outcome, PredictionFilter, PredictionRecord
 from e2i_serving.relay.explode import explode
-from e2i_serving.stores.engine import sqlite_url
+from e2i_serving.stores.engine import open_engine, sqlite_url
 from e2i_serving.stores.query import SqlAuditQuery
 from e2i_serving.stores.sql import SqlAuditStore
 from e2i_serving.stores.urls import masked_url
@@ -94,3 +94,13 @@ def test_a_wrong_url_is_a_configuration_error(url, said):
 def test_passwords_are_masked(url, shown):
     """A URL that is shown has no secret in it."""
     assert masked_url(url) == shown
+
+
+def test_what_was_written_survives_a_loss_of_power(tmp_path):
+    """Journals are deleted once the store has their records, so a commit waits for the disk."""
+    engine = open_engine(sqlite_url(tmp_path / "audit.db"))
+    with closing(engine.raw_connection()) as connection:
+        cursor = connection.cursor()
+        assert cursor.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+        assert cursor.execute("PRAGMA synchronous").fetchone() == (2,)
+    engine.dispose()

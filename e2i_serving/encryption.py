@@ -119,10 +119,10 @@ class FileCipher:
             state = _state(self._path)
             if state == self._seen:
                 return
-            self._seen = state
             found = {key.number: key.secret for key in read_keys(self._path)}
         except ConfigurationError as error:
             raise EncryptionError(str(error)) from error
+        self._seen = state  # not of a file that could not be read: to mend its mode changes nothing of its state
         # Those it has stay: their derived keys are cached.
         self._keys = found | self._keys
 

@@ -109,6 +109,17 @@ def test_a_key_added_later_is_found(key_file, cipher):
     assert cipher.key_id == 1
 
 
+def test_a_key_is_found_once_its_file_may_be_read_again(key_file, cipher):
+    """Who mends the file's mode, as the message says, needs not start the relay again."""
+    add_key(key_file)
+    encrypted = FileCipher(key_file).encrypt("life-1", SECRET)
+    key_file.chmod(0o644)
+    with pytest.raises(EncryptionError, match="chmod 600"):
+        cipher.decrypt(2, "life-1", encrypted)
+    key_file.chmod(0o600)
+    assert cipher.decrypt(2, "life-1", encrypted) == SECRET
+
+
 def test_a_missing_key_says_which(key_file, cipher):
     """What can't be read for want of a key says which, and where it is looked for."""
     with pytest.raises(EncryptionError, match=f"Key 7 is not in {key_file}"):

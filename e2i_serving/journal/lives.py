@@ -12,6 +12,7 @@ import uuid_utils
 
 from e2i_serving.exceptions import JournalError
 from e2i_serving.journal.segments import SegmentTotals, life_frame
+from e2i_serving.journal.syncing import sync_directory
 
 try:
     import fcntl
@@ -44,8 +45,13 @@ class LifeFolder:
         self.life = path.name
 
     @classmethod
-    def create(cls, journal: Path, life: str) -> tuple[LifeFolder, int]:
+    def create(cls, journal: Path, life: str, *, power_loss: bool = False) -> tuple[LifeFolder, int]:
         """Make a life's folder and take its lock, so that none sees the folder unlocked.
+
+        Args:
+            journal: The journal's folder, made if need be.
+            life: The life's id.
+            power_loss: Wait until the way to the folder survives a power loss.
 
         Returns:
             The folder, and the lock's file descriptor, to be kept open as long as the life lasts.
@@ -53,17 +59,19 @@ class LifeFolder:
         Raises:
             JournalError: The folder can't be made.
         """
-        hidden = journal / f".{life}"
+        made = hidden = journal / f".{life}"
         lock = -1
         try:
             hidden.mkdir(parents=True)
             lock = os.open(hidden / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            hidden.rename(journal / life)
+            made = hidden.rename(journal / life)
+            if power_loss:
+                _sync_way(journal)
         except OSError as error:
             if lock >= 0:
                 os.close(lock)
-            shutil.rmtree(hidden, ignore_errors=True)
+            shutil.rmtree(made, ignore_errors=True)
             raise JournalError(
                 f"No journal can be made in {journal}: {error.strerror}. Make it writable, or set data_dir to another."
             ) from error
@@ -130,6 +138,16 @@ class LifeFolder:
     def remove(self) -> None:
         """Delete the folder and all in it. For a dead life whose every frame is accounted for."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _sync_way(journal: Path) -> None:
+    """Wait until a journal's names are on the disk, and those of the folders above it, which may be as new."""
+    sync_directory(journal)
+    for folder in journal.absolute().parents:
+        try:
+            sync_directory(folder)
+        except OSError:
+            return  # not ours to open, so it was there before
 
 
 def list_lives(journal: Path) -> list[LifeFolder]:

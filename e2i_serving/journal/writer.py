@@ -89,7 +89,7 @@ class JournalWriter:
         self._spare: int | None = None
         self._spare_lock = threading.Lock()
         self._sync = GroupedSync(self._duplicate) if power_loss else None
-        self.folder, self._lock = LifeFolder.create(journal, life.life)
+        self.folder, self._lock = LifeFolder.create(journal, life.life, power_loss=power_loss)
         try:
             self._rotate(0)
         except OSError as error:
@@ -193,7 +193,9 @@ class JournalWriter:
         """
         lock = -1
         if not self.folder.path.is_dir():
-            self.folder, lock = LifeFolder.create(self.folder.path.parent, self.life.life)
+            self.folder, lock = LifeFolder.create(
+                self.folder.path.parent, self.life.life, power_loss=self._sync is not None
+            )
         try:
             # Under a name of its own until it is whole, so that no reader meets half of it.
             draft = self.folder.path / "rescued"

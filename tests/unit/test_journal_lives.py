@@ -34,6 +34,25 @@ def test_a_life_is_made_once(tmp_path, journal):
         writer.close()
 
 
+def test_the_way_to_a_life_survives_a_loss_of_power(tmp_path, monkeypatch, journal):
+    """What is promised to be on the disk is found there: in a folder whose name is on it, as are those above."""
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noted(fd: int) -> None:
+        fsync(fd)
+        synced.append(os.fstat(fd).st_ino)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    data_dir = tmp_path / "new" / "data"
+    with closing(journal.open_writer(data_dir / "journal", power_loss=True)) as writer:
+        way = (writer.folder.path, data_dir / "journal", data_dir, data_dir.parent, tmp_path)
+        assert {folder.stat().st_ino for folder in way} <= set(synced)
+    synced.clear()
+    with closing(journal.open_writer(data_dir / "journal", "life-2")):
+        assert synced == []
+
+
 def test_a_lock_tells_the_living_from_the_dead(tmp_path, journal):
     """Alive while the writer is open, here as from another process; inherited after."""
     writer = journal.open_writer(tmp_path)

@@ -25,7 +25,6 @@ from enum import IntEnum
 from typing import NamedTuple
 
 import msgspec
-import numpy as np
 
 from e2i_serving.exceptions import EncryptionError, FrameError, NewerFrameError
 from e2i_serving.record import (
@@ -39,6 +38,7 @@ from e2i_serving.record import (
     PredictionRecord,
     StreamEnd,
 )
+from e2i_serving.record.kept import stand_in
 from e2i_serving.typing import Cipher
 
 SEGMENT_MAGIC = b"E2IJRNL\x01"
@@ -146,16 +146,7 @@ def gap_frame(gap: Gap, ordinal: int, life: str) -> Frame:
     return Frame(FrameKind.GAP, SCHEMA_VERSION, gap.last, ordinal, _ENCODER.encode(gap), 0, life)
 
 
-def _stand_in(value: object) -> object:
-    if isinstance(value, np.generic):
-        plain = value.item()
-        if not isinstance(plain, np.generic):
-            return plain
-    return f"<{type(value).__module__}.{type(value).__qualname__}>"
-
-
-# A value that has no plain form costs its own content, never the record.
-_ENCODER = msgspec.msgpack.Encoder(enc_hook=_stand_in)
+_ENCODER = msgspec.msgpack.Encoder(enc_hook=stand_in)
 
 
 def encode_into(

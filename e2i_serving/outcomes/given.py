@@ -17,6 +17,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 _LONGEST: Final = {"prediction_id": 256, "request_id": 1024, "source": 256, "comment": 4096}
 _LARGEST_VALUE: Final = 64 * 1024
 _LARGEST_NS: Final = 2**63
+_SCALARS: Final = frozenset({type(None), bool, int, float, str})
 _json: Final = msgspec.json.Encoder(order="deterministic")
 _msgpack: Final = msgspec.msgpack.Encoder()
 
@@ -54,7 +55,7 @@ def checked_outcome(given: GivenOutcome) -> GivenOutcome:
         given: The outcome.
 
     Returns:
-        The same outcome.
+        The same outcome, its value as JSON has it: that is what is redacted and kept.
 
     Raises:
         QueryError: Something is missing, or can't be kept.
@@ -75,8 +76,7 @@ def checked_outcome(given: GivenOutcome) -> GivenOutcome:
         raise QueryError("observed is out of range: before 1970, or after 2262.")
     for name, most in _LONGEST.items():
         _check_text(name, getattr(given, name), most)
-    _check_value(given.value)
-    return given
+    return msgspec.structs.replace(given, value=_checked_value(given.value))
 
 
 def outcome_digest(event: OutcomeEvent) -> str:
@@ -114,10 +114,11 @@ def _check_text(name: str, value: str, most: int) -> None:
         raise QueryError(f"{name} can't hold the character NUL.")
 
 
-def _check_value(value: Any) -> None:
+def _checked_value(value: Any) -> Any:
     try:
-        size = len(_json.encode(value))
+        written = _json.encode(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise QueryError(f"value can't be written as JSON: {error}.") from None
-    if size > _LARGEST_VALUE:
-        raise QueryError(f"value takes {size} bytes as JSON; at most {_LARGEST_VALUE} are kept.")
+    if len(written) > _LARGEST_VALUE:
+        raise QueryError(f"value takes {len(written)} bytes as JSON; at most {_LARGEST_VALUE} are kept.")
+    return value if type(value) in _SCALARS else msgspec.json.decode(written)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from e2i_serving.record import Column, Constant, Matrix, Values
+from e2i_serving.record.kept import PLAIN_TYPES, as_kept
 from e2i_serving.redaction.actions import Findings
 from e2i_serving.redaction.paths import State
 from e2i_serving.redaction.values import ALLOW_LIST, ValueRedactor
@@ -78,7 +79,9 @@ class ColumnRedactor:
 
     def _value(self, value: Any, place: Place, findings: Findings) -> Any:
         state, allowed, names, unplaced = place
-        if type(value) is list and state.rule is None and (names or unplaced):
+        if type(value) not in PLAIN_TYPES:
+            value = as_kept(value)
+        if type(value) in (list, tuple) and state.rule is None and (names or unplaced):
             if len(value) == len(names) == len(set(names)):
                 value = dict(zip(names, value, strict=True))
             elif unplaced:

@@ -1,9 +1,10 @@
-"""Redaction of plain values: strings, numbers, and lists and objects of them at any depth."""
+"""Redaction of values: strings, numbers, and lists and objects of them at any depth, or what is kept as such."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from e2i_serving.record.kept import PLAIN_TYPES, as_kept
 from e2i_serving.redaction.actions import Findings, Hasher, replaced, rounded
 from e2i_serving.redaction.paths import Rule, State
 from e2i_serving.redaction.patterns import Patterns
@@ -19,7 +20,9 @@ MISSING: Final = object()
 
 
 class ValueRedactor:
-    """Walks plain values along the paths of rules.
+    """Walks values along the paths of rules.
+
+    What is of no plain type is taken as what would be kept of it, or a subclass or a dataclass would hide its content.
 
     Args:
         patterns: What is masked in strings that no rule replaces.
@@ -51,19 +54,22 @@ class ValueRedactor:
         """What is left of a value.
 
         Args:
-            value: Plain data; it is not changed.
+            value: Any value; it is not changed.
             state: Where paths have come to.
             findings: Takes the names of what made a change.
             rounding: A rule further up that rounds all that is in it.
             texts: Whether what replaces a string must be one.
         """
+        kind = type(value)
+        if kind not in PLAIN_TYPES:
+            value = as_kept(value)
+            kind = type(value)
         rule = state.rule
         if rule is not None:
             self.note(state, findings)
             if rule.action != "round":
                 return self.replaced(value, rule)
             rounding = rule
-        kind = type(value)
         if kind is dict:
             return self._object(value, state, findings, rounding, texts=texts)
         if kind is list or kind is tuple:
@@ -107,6 +113,8 @@ class ValueRedactor:
     ) -> dict[Any, Any]:
         kept: dict[Any, Any] = {}
         for key, inner in value.items():
+            if type(key) is not str:
+                key = str.__str__(key) if isinstance(key, str) else key  # noqa: PLW2901  # what is kept of it
             at = state.step(key if type(key) is str else str(key))
             if at.rule is not None and at.rule.action == "drop":
                 self.note(at, findings)

@@ -160,7 +160,7 @@ class OutcomeRecorder:
             comment=comment,
             observed_ns=time_ns_of(observed) if observed is not None else 0,
         )
-        checked_outcome(given)
+        given = checked_outcome(given)
         identities = self._identities([given])
         if self._lacks([given], identities):
             identities = self._identities([given])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from contextlib import closing
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +227,26 @@ def test_outcomes_are_redacted_and_encrypted_as_predictions_are(data_dir, monkey
     with AuditTrail.open(data_dir) as trail:
         (row,) = trail.outcomes(request_id="s3cret")
         assert row["value"] == "***"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"mail": "a@example.com", "ssn": "s3cret"},
+        OrderedDict(mail="a@example.com", ssn="s3cret"),
+        make_dataclass("Claim", ["mail", "ssn"])("a@example.com", "s3cret"),
+        ({"a@example.com"}, OrderedDict({"ssn": "s3cret"})),
+    ],
+)
+def test_a_value_is_redacted_whatever_it_is_made_of(data_dir, monkeypatch, value):
+    """What JSON writes as an object or a list is redacted as one."""
+    monkeypatch.setenv("E2I_SERVING_REDACTION_PATTERNS", '["email"]')
+    monkeypatch.setenv("E2I_SERVING_REDACTION_RULES", '[{"path": "outputs.truth.**.ssn", "action": "drop"}]')
+    with OutcomeRecorder.open(data_dir) as recorder:
+        recorder.record("p1", value=value)
+    (row,) = stored(data_dir)
+    assert "***" in str(row["value"])
+    assert not any(text in str(row["value"]) for text in ("example", "s3cret"))
 
 
 def test_a_journal_that_can_not_be_written_is_said(data_dir):

@@ -6,8 +6,10 @@ import functools
 import io
 import logging
 import tempfile
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import is_dataclass, make_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +180,26 @@ actions = st.sampled_from(["drop", "mask", "hash"])
 names = st.sampled_from(["a", "b.c", "name", "patient"])
 
 
+class Ordered(OrderedDict[str, Any]):
+    """An object of a type of its own."""
+
+
+class Some(list[Any]):
+    """A list of a type of its own."""
+
+
+def as_dataclass(fields: dict[str, Any]) -> Any:
+    """An object whose content is in its fields; names that no field can have stand in an object beside it."""
+    if all(name.isidentifier() for name in fields):
+        return make_dataclass("Fields", fields)(**fields)
+    return Ordered(fields)
+
+
+objects = st.sampled_from([dict, Ordered, as_dataclass])
+"""Makes an object of what it holds: all of these are kept alike."""
+lists = st.sampled_from([list, tuple, Some])
+
+
 @st.composite
 def nested(draw: st.DrawFn, secret: Any, path: str) -> tuple[Any, str]:
     """A value with a secret somewhere in it, and a path that leads there."""
@@ -185,10 +207,10 @@ def nested(draw: st.DrawFn, secret: Any, path: str) -> tuple[Any, str]:
     segments: list[str] = []
     for kind in draw(st.lists(st.sampled_from(["object", "list", "object"]), max_size=4)):
         if kind == "list":
-            value = [draw(st.sampled_from([None, 7, "other"])), value]
+            value = draw(lists)([draw(st.sampled_from([None, 7, "other"])), value])
         else:
             name = draw(names)
-            value = {name: value, "other": draw(st.sampled_from([1, "x", None]))}
+            value = draw(objects)({name: value, "other": draw(st.sampled_from([1, "x", None]))})
             segments.insert(0, name)
     way = draw(st.sampled_from(["whole", "stars", "deep", "container"]))
     if way == "stars":
@@ -348,9 +370,11 @@ def test_no_sink_shows_what_a_pattern_finds(what: Planted, phrase: str) -> None:
         if isinstance(value, str):
             return phrase.format(value) if value.startswith("zq") else value
         if isinstance(value, dict):
-            return {name: phrased(inner) for name, inner in value.items()}
-        if isinstance(value, list):
-            return [phrased(inner) for inner in value]
+            return type(value)({name: phrased(inner) for name, inner in value.items()})
+        if isinstance(value, list | tuple):
+            return type(value)(phrased(inner) for inner in value)
+        if is_dataclass(value) and not isinstance(value, type):
+            return replace(value, **phrased(vars(value)))
         if isinstance(value, Values):
             return Values(phrased(value.values))
         return Constant(phrased(value.value)) if isinstance(value, Constant) else value

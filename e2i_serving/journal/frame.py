@@ -38,7 +38,7 @@ from e2i_serving.record import (
     PredictionRecord,
     StreamEnd,
 )
-from e2i_serving.record.kept import stand_in
+from e2i_serving.record.kept import stand_in, with_whole_texts
 from e2i_serving.typing import Cipher
 
 SEGMENT_MAGIC = b"E2IJRNL\x01"
@@ -158,7 +158,9 @@ def encode_into(
     cipher: Cipher | None = None,
     life: str = "",
 ) -> None:
-    """Write one frame into ``buffer``, which afterwards holds exactly that frame.
+    r"""Write one frame into ``buffer``, which afterwards holds exactly that frame.
+
+    Half a character, as in a file's name that is no UTF-8, is written as ``\udc..``.
 
     Args:
         buffer: Where to; what it held goes.
@@ -172,7 +174,10 @@ def encode_into(
     Raises:
         OverflowError: A number is out of MessagePack's range.
     """
-    _ENCODER.encode_into(body, buffer, FRAME_HEAD.size)
+    try:
+        _ENCODER.encode_into(body, buffer, FRAME_HEAD.size)
+    except UnicodeEncodeError:
+        _ENCODER.encode_into(with_whole_texts(body), buffer, FRAME_HEAD.size)
     flags = key_id = 0
     if cipher is not None:
         flags, key_id = ENCRYPTED, cipher.key_id

@@ -21,6 +21,7 @@ from e2i_serving.record import (
     Values,
     column_length,
 )
+from e2i_serving.record.kept import whole_text
 from e2i_serving.runtime.plain import plain
 from e2i_serving.runtime.refused import RefusedRequest
 
@@ -290,7 +291,7 @@ def describe_error(error: BaseException | None, outcome: Outcome) -> tuple[str, 
         message = _message(error)
     except Exception as broken:  # noqa: BLE001  # a user's __str__ may raise anything
         message = f"<{type(broken).__name__} while reading the message>"
-    return name[:256], message[:MAX_ERROR_MESSAGE]
+    return name[:256], whole_text(message[:MAX_ERROR_MESSAGE])[:MAX_ERROR_MESSAGE]
 
 
 def _message(error: BaseException) -> str:
@@ -307,6 +308,11 @@ def without_quoted_input(text: str) -> str:
     return _QUOTED_INPUT.sub("input_value=***, input_type=", text) if "input_value=" in text else text
 
 
+def label_text(value: Any) -> str:
+    """The value of a label as text, bounded."""
+    return whole_text(str(value)[:MAX_LABEL])[:MAX_LABEL]
+
+
 def annotate(*, labels: dict[str, str] | None = None, **attributes: Any) -> None:
     """Add business labels or free attributes to the prediction being served; does nothing outside a request.
 
@@ -318,6 +324,6 @@ def annotate(*, labels: dict[str, str] | None = None, **attributes: Any) -> None
     if current is None:
         return
     if labels:
-        current.labels = current.labels | {name: str(value)[:MAX_LABEL] for name, value in labels.items()}
+        current.labels = current.labels | {whole_text(str(name)): label_text(value) for name, value in labels.items()}
     if attributes:
         current.attributes = current.attributes | plain(attributes)

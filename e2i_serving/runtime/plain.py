@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from e2i_serving.record import Column, Constant, Matrix, Values
+from e2i_serving.record.kept import whole_text
 
 MAX_DEPTH = 16
 MAX_ELEMENTS = 10_000
@@ -98,9 +99,7 @@ def _leaf(value: Any) -> Any:
 def _scalar(value: Any) -> Any:
     """The value itself, free of subclasses (NumPy's scalars, enumerations), which the journal's encoder refuses."""
     if isinstance(value, str):
-        text = str.__str__(value)
-        # What came from a file's name, for one, may hold half a character.
-        return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+        return whole_text(str.__str__(value))
     if isinstance(value, float):
         return float(value)
     if isinstance(value, int) and not isinstance(value, bool):

@@ -24,7 +24,7 @@ from e2i_serving.runtime.instrument import UNAUDITED, instrument
 from e2i_serving.runtime.labels import FIELD, METHOD, Label, declared_labels
 from e2i_serving.runtime.models import ATTRIBUTE as MODEL_ATTRIBUTE
 from e2i_serving.runtime.models import ServedModel, describe_model
-from e2i_serving.runtime.observation import MAX_LABEL, observation
+from e2i_serving.runtime.observation import label_text, observation
 from e2i_serving.runtime.plain import columns, member_columns, once, plain
 from e2i_serving.services.errors import invalid_request
 from e2i_serving.services.frames import frame_of, refuse_arrays, require_frames
@@ -209,10 +209,10 @@ class PredictionService:
         if not labels:
             return
         allowed = self._allowed_labels
-        taken = {name: str(value)[:MAX_LABEL] for name, value in labels.items() if name in allowed}
+        taken = {name: label_text(value) for name, value in labels.items() if name in allowed}
         current.labels = current.labels | taken
         if len(taken) < len(labels):
-            others = {name: str(value) for name, value in labels.items() if name not in allowed}
+            others = plain({name: str(value) for name, value in labels.items() if name not in allowed})
             current.attributes = {**current.attributes, "undeclared_labels": others}
 
     @property

@@ -218,3 +218,23 @@ def test_any_bytes_are_a_frame_or_none_or_an_error(data, offset):
     """Reading garbage never raises anything but the one error."""
     with contextlib.suppress(FrameError):
         parse(data, offset)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        PredictionRecord(
+            "p1", 1, 0.1, Outcome.OK, 200, request_id="\ud800", inputs={"\udce9": Values(["a", {"\ud800": 1}])}
+        ),
+        PredictionRecord("p1", 1, 0.1, Outcome.OK, 200, error_message="\ud800", outputs={"x": Matrix.of(np.eye(2))}),
+        StreamEnd("p1", 0.1, Outcome.ERROR, error_message="half a \ud800", salt=b"\xff"),
+    ],
+)
+def test_half_a_character_costs_nothing_else(body):
+    """Text that has no UTF-8 is written with what is missing spelled out, and the rest as ever."""
+    kind = FrameKind.RECORD if isinstance(body, PredictionRecord) else FrameKind.STREAM_END
+    parsed = parse(framed(body, kind), 0)
+    assert parsed is not None
+    read = parsed[0].decode()
+    assert type(read) is type(body)
+    assert repr(read) == repr(body).replace("\\ud", "\\\\ud")

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from e2i_serving.record import Outcome, PredictionRecord, StreamEnd
-from e2i_serving.runtime.observation import observation
+from e2i_serving.record import Outcome, PredictionRecord, StreamEnd, Values
+from e2i_serving.runtime.observation import annotate, observation
 from e2i_serving.runtime.refused import RETRY_AFTER_SECONDS
 
 
@@ -197,6 +197,27 @@ async def test_a_payload_that_can_not_be_encoded_harms_no_prediction(make_rig):
     (record,) = rig.journaled()
     assert (record.outcome, record.attributes, record.redactions) == (Outcome.OK, {}, ("not-encodable",))
     assert rig.metric("e2i_audit_records_accepted_total") == 1
+
+
+async def test_text_that_is_no_whole_text_is_on_record(rig):
+    """A file's name that is no UTF-8 in an error, a label or anything else costs neither the record nor its payload."""
+    name = os.fsdecode(b"caf\xe9")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        current = observation.get()
+        assert current is not None
+        annotate(labels={name: name}, name=name)
+        current.inputs, current.items = {"name": Values([name])}, 1
+        current.fail(ValueError(f"no such file: {name}"))
+        await rig.answering(500)(scope, receive, send)
+
+    assert (await rig.request(app))[0]["status"] == 500
+    (record,) = rig.journaled()
+    whole = "caf\\udce9"
+    assert (record.error_message, record.labels) == (f"no such file: {whole}", {whole: whole})
+    assert (record.attributes, record.inputs) == ({"name": whole}, {"name": Values([whole])})
+    assert record.redactions == ()
+    assert rig.seen.records[0].error_message == record.error_message
 
 
 async def test_metrics_that_can_not_be_read_are_left_out(make_rig):

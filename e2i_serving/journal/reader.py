@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,16 +45,19 @@ class JournalReader:
     Args:
         folder: The life's folder.
         position: Where to begin.
+        given_up: Numbers of segments of which nothing counts but whose they are.
 
     Attributes:
         position: Behind the last frame returned.
         life: The life, once its first frame was read.
+        given_up: As above; may be added to.
     """
 
-    def __init__(self, folder: LifeFolder, position: Position | None = None) -> None:
+    def __init__(self, folder: LifeFolder, position: Position | None = None, given_up: Iterable[int] = ()) -> None:
         self.folder = folder
         self.position = position or Position()
         self.life: Life | None = None
+        self.given_up = set(given_up)
         self._torn_at: set[tuple[int, int]] = set()
 
     def read(self, limit: int, *, ended: bool, max_bytes: int = sys.maxsize) -> list[Frame]:
@@ -145,6 +149,7 @@ class JournalReader:
         except FileNotFoundError:
             return False
         life = self.life.life
+        data = self._without_lost(data)
         offset = 0
         try:
             while len(frames) < limit:
@@ -167,6 +172,14 @@ class JournalReader:
         except FrameError:
             return offset > 0 or not self._pass_damage(path, life)
         return any(data[offset : offset + 4])
+
+    def _without_lost(self, data: bytes) -> bytes:
+        """What counts of a segment's bytes: what was given up is not there, whether or not it could be cut off."""
+        if self.position.segment not in self.given_up:
+            return data
+        if self.position.offset > SEGMENT_HEAD.size or len(data) < FRAME_HEAD.size:
+            return b""
+        return data[: FRAME_HEAD.size + FRAME_HEAD.unpack_from(data)[0]]
 
     def _gap_before(self, frame: Frame, reason: str) -> Frame | None:
         sequence, ordinal = self.position.sequence, self.position.ordinal

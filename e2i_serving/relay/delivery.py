@@ -164,12 +164,7 @@ class Delivery:
         """
         if self.breaker.state is BreakerState.OPEN:
             return 0
-        course = self.courses.get(folder.life)
-        if course is None:
-            position, state = self._ledger.cursor(self.name, folder.life)
-            given_up = self._ledger.given_up(self.name, folder.life)
-            course = Course(JournalReader(folder, position), position, state, given_up)
-            self.courses[folder.life] = course
+        course = self.courses.get(folder.life) or self._begin(folder)
         if course.finished:
             return 0
         before = course.reader.position
@@ -195,6 +190,13 @@ class Delivery:
         course = self.courses.get(life)
         if course is not None:
             course.given_up = [*course.given_up, lost]
+            course.reader.given_up.add(lost.segment)
+
+    def has_given_up(self, life: str, segment: int) -> bool:
+        """Whether what it lacks of a segment counts as lost. The journal lock is held."""
+        course = self.courses.get(life)
+        lost = course.given_up if course is not None else self._ledger.given_up(self.name, life)
+        return any(each.segment == segment for each in lost)
 
     def position(self, life: str) -> Position:
         """How far the destination has come with a life."""
@@ -205,6 +207,14 @@ class Delivery:
         """Whether frames of a segment are, or may be, on their way. The journal lock is held."""
         course = self.courses.get(life)
         return course is not None and course.handed is not None and course.handed[0] <= segment <= course.handed[1]
+
+    def _begin(self, folder: LifeFolder) -> Course:
+        with self.journal_lock:  # or a part might be given up in between
+            position, state = self._ledger.cursor(self.name, folder.life)
+            given_up = self._ledger.given_up(self.name, folder.life)
+            reader = JournalReader(folder, position, (lost.segment for lost in given_up))
+            course = self.courses[folder.life] = Course(reader, position, state, given_up)
+        return course
 
     def _deliver_next(self, course: Course, before: Position, *, ended: bool) -> int:
         while True:

@@ -64,9 +64,19 @@ def make_room(lives: Lives, deliveries: Sequence[Delivery], ledger: Ledger, most
         path = folder.segment(number)
         before = _bytes(path)
         try:
-            count += _give_up(folder.life, number, path, deliveries, ledger)
+            is_lost, end = _give_up(folder.life, number, path, deliveries, ledger)
         except (FrameError, OSError) as error:
             logger.warning("Segment %s can't be given up: %s", path, error)
+            continue
+        count += is_lost
+        if end is None:
+            continue
+        try:
+            os.truncate(path, end)
+        except OSError as error:
+            # To give up the next ones as well would lose their records, and perhaps make no room either.
+            logger.error("Segment %s can't be cut, so no room is made: %s", path, error)  # noqa: TRY400
+            break
         taken -= before - _bytes(path)
     return count
 
@@ -76,26 +86,36 @@ def finish_given_up(lives: Lives, names: Iterable[str], ledger: Ledger) -> None:
     for folder, _ in lives:
         for number in sorted({lost.segment for name in names for lost in ledger.given_up(name, folder.life)}):
             path = folder.segment(number)
-            content = _content(path) if path.exists() else None
-            if content is not None:
-                os.truncate(path, content.life_end)
+            try:
+                content = _content(path) if path.exists() else None
+                if content is not None:
+                    os.truncate(path, content.life_end)
+            except (FrameError, OSError) as error:
+                # It is lost all the same, and goes when every destination is past it.
+                logger.warning("Segment %s was given up and can't be cut: %s", path, error)
 
 
-def _give_up(life: str, number: int, path: Path, deliveries: Sequence[Delivery], ledger: Ledger) -> bool:
+def _give_up(
+    life: str, number: int, path: Path, deliveries: Sequence[Delivery], ledger: Ledger
+) -> tuple[bool, int | None]:
+    """Note a segment as lost to those who lack it; returns whether any did, and where it may be cut off."""
     with deliveries[0].journal_lock:
         if any(delivery.is_handed(life, number) for delivery in deliveries):
-            return False
+            return False, None
         content = _content(path)
         if content is None:
-            return False
-        lost = {delivery.name: _lost(delivery, life, number, content) for delivery in deliveries}
+            return False, None
+        before = [delivery for delivery in deliveries if delivery.has_given_up(life, number)]
+        lost = {
+            delivery.name: _lost(delivery, life, number, content) for delivery in deliveries if delivery not in before
+        }
         noted = {name: each for name, each in lost.items() if each is not None}
         if not noted:
-            if content.is_clean:
-                os.truncate(path, content.end)  # a killed worker's: what was preallocated and never written
-            return False
+            if before:
+                return False, content.life_end  # it could not be cut then
+            # A killed worker's: what was preallocated and never written.
+            return False, content.end if content.is_clean else None
         ledger.give_up(content.life, noted)
-        os.truncate(path, content.life_end)
         for delivery in deliveries:
             if (each := noted.get(delivery.name)) is not None:
                 delivery.give_up(life, each)
@@ -104,7 +124,7 @@ def _give_up(life: str, number: int, path: Path, deliveries: Sequence[Delivery],
             "The journal is full: %d records of life %s, frames %d to %d, are lost to %s.",
             *(each.records, life, each.first, each.last, name),
         )
-    return True
+    return True, content.life_end
 
 
 def _lost(delivery: Delivery, life: str, number: int, content: _Content) -> GivenUp | None:

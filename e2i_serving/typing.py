@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from e2i_serving.context import RequestContext
-from e2i_serving.record import Entry, OutcomeFilter, PredictionFilter, PredictionRecord, Row, RowBatch
+from e2i_serving.record import ChainEnd, Entry, OutcomeFilter, PredictionFilter, PredictionRecord, Row, RowBatch
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Raw ASGI headers: lower-case names, undecoded values, in the order received."""
@@ -222,6 +222,20 @@ class AuditStore(Protocol):
         Raises:
             RefusedError: Nothing of the batch was stored, and never will be as it is.
             StoreError: Nothing of the batch was stored; it may be handed over again.
+        """
+
+    def chain_end(self, life: str, *, since: int, until: int) -> ChainEnd | None:
+        """The last row of a life that has a hash, of those with sequence numbers in a range; ``None`` for none.
+
+        Asked where it is open what of a batch was stored: after a crash, or when a write failed.
+
+        Args:
+            life: The life's id.
+            since: The least sequence number.
+            until: The largest.
+
+        Raises:
+            StoreError: The store can't be read.
         """
 
     def close(self) -> None:

@@ -14,13 +14,14 @@ from e2i_serving.record.life import Deployment, Life, ModelInfo
 from e2i_serving.record.prediction import SCHEMA_VERSION, Outcome, PredictionRecord
 from e2i_serving.record.provenance import FeatureProvenance, ViewReading
 from e2i_serving.record.query import OutcomeFilter, PredictionFilter
-from e2i_serving.record.rows import Entry, Row, RowBatch
+from e2i_serving.record.rows import ChainEnd, Entry, Row, RowBatch
 
 __all__ = [
     "SCHEMA_VERSION",
     "WHOLE_REQUEST",
     "AccessEvent",
     "Body",
+    "ChainEnd",
     "Column",
     "Constant",
     "Deployment",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -45,6 +45,22 @@ class Entry(msgspec.Struct, frozen=True):
     sequence: int
     body: Body | Gap
     size: int = 0
+
+
+class ChainEnd(NamedTuple):
+    """The last row of a life's chain that a store has.
+
+    Attributes:
+        sequence: Its sequence number; of a gap, that of the last frame.
+        hash: Its link, in hex.
+        reason: Why it is a gap; empty when it is none.
+        digest: A gap's digest, in hex; empty when it has none.
+    """
+
+    sequence: int
+    hash: str
+    reason: str = ""
+    digest: str = ""
 
 
 @dataclass(slots=True)

@@ -7,7 +7,8 @@ from typing import Final, Protocol
 
 from e2i_serving.evidence import entry_digest, seal
 from e2i_serving.exceptions import E2IServingError, RefusedError
-from e2i_serving.record import Entry, PredictionRecord, RowBatch
+from e2i_serving.record import Entry, Gap, PredictionRecord, RowBatch
+from e2i_serving.relay.dead_letters import DEAD_LETTERED
 from e2i_serving.relay.explode import explode
 from e2i_serving.relay.payloads import LargePayloads
 from e2i_serving.relay.redacting import DestinationRedaction, RedactorFor
@@ -39,6 +40,9 @@ class ChainObserver(Protocol):
 class AuditDestination:
     """Delivers to an audit store. Its state is the link of a life's chain.
 
+    Where it is open what of the entries is stored already, the store is asked, and the chain goes on from what it has:
+    to make the rows anew would give others if the settings have changed meanwhile.
+
     Args:
         store: The store.
         redactor_for: Makes the redactor of what a model's life journaled, if this destination has rules of its own.
@@ -63,17 +67,25 @@ class AuditDestination:
         self._redaction = DestinationRedaction(redactor_for)
         self._payloads = payloads
         self._checkpoints = checkpoints
+        self._links: dict[str, bytes] = {}
+        """The last link of each life behind which nothing can be stored."""
 
     def deliver(self, entries: Sequence[Entry], state: bytes) -> bytes:
         """Store entries of one life; see ``Destination.deliver``."""
         life = entries[0].life.life
-        batch = self._rows(entries, keep=True)
-        link = seal(batch, life, state)
         if self._checkpoints is not None and not state:
             self._checkpoints.begin(life)
-        self.store.write(batch)
+        last, link = entries[-1].sequence, state
+        if self._links.get(life) != state:
+            entries, link = self._not_stored(entries, state)
+        batch = self._rows(entries, keep=True) if entries else RowBatch()
+        link = seal(batch, life, link)
+        self._links.pop(life, None)
+        if entries:
+            self.store.write(batch)
+            self._links[life] = link
         if self._checkpoints is not None:
-            self._checkpoints.advanced(life, entries[-1].sequence, link, len(batch.predictions))
+            self._checkpoints.advanced(life, last, link, len(batch.predictions))
         return link
 
     def digest(self, entry: Entry) -> bytes:
@@ -94,6 +106,7 @@ class AuditDestination:
 
     def closed(self, life: str) -> None:
         """Let the life's chain be closed."""
+        self._links.pop(life, None)
         self._redaction.forget(life)
         if self._checkpoints is not None:
             self._checkpoints.closed(life)
@@ -110,6 +123,18 @@ class AuditDestination:
                 self._checkpoints.close()
         finally:
             self.store.close()
+
+    def _not_stored(self, entries: Sequence[Entry], state: bytes) -> tuple[Sequence[Entry], bytes]:
+        """The entries that are not stored yet, and the link that they go on from."""
+        end = self.store.chain_end(entries[0].life.life, since=entries[0].sequence, until=entries[-1].sequence)
+        if end is None:
+            return entries, state
+        link = bytes.fromhex(end.hash)
+        for entry in entries:
+            if entry.sequence == end.sequence and end.reason == DEAD_LETTERED and not isinstance(entry.body, Gap):
+                # It was refused, and the relay died before it was kept aside: it may be taken now.
+                self.redeliver(entry, link, bytes.fromhex(end.digest))
+        return [entry for entry in entries if entry.sequence > end.sequence], link
 
     def _rows(self, entries: Sequence[Entry], *, keep: bool) -> RowBatch:
         """The rows of entries, with their large payloads written to files if they are to be kept."""

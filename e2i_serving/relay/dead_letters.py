@@ -15,6 +15,8 @@ from e2i_serving.record import Life
 from e2i_serving.typing import Cipher
 
 REFUSED: Final = "refused"
+DEAD_LETTERED: Final = "dead-lettered"
+"""Reason of the gap that has a letter's place."""
 
 _COLUMNS: Final = (
     "id, destination, life, sequence, ordinal, kind, schema, key_id, records, reason, message, time_ns, about, "

@@ -15,7 +15,7 @@ from e2i_serving.exceptions import E2IServingError, EncryptionError, FrameError,
 from e2i_serving.journal import Frame, JournalReader, LifeFolder, Position
 from e2i_serving.record import Entry, Gap, Life
 from e2i_serving.relay.breaker import Breaker, BreakerState
-from e2i_serving.relay.dead_letters import DeadLetter
+from e2i_serving.relay.dead_letters import DEAD_LETTERED, DeadLetter
 from e2i_serving.relay.destination import Destination
 from e2i_serving.relay.entries import Decoded, decode, records_in, tail
 from e2i_serving.relay.ledger import GivenUp, Ledger
@@ -23,7 +23,6 @@ from e2i_serving.typing import Cipher
 
 logger = logging.getLogger("e2i_serving.relay")
 
-DEAD_LETTERED: Final = "dead-lettered"
 BATCH_BYTES: Final = 8 * 1024 * 1024
 """About the most bytes of frames a batch."""
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any, Final
 
-from sqlalchemy import Connection, Dialect, Table
+from sqlalchemy import Connection, Dialect, Select, Table, Text, bindparam, func, literal, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 
-from e2i_serving.record import Row, RowBatch
+from e2i_serving.record import ChainEnd, Row, RowBatch
 from e2i_serving.stores.calls import CallWatch, OnCall
 from e2i_serving.stores.engine import open_engine, store_errors
 from e2i_serving.stores.migrations import HEAD, bring_to_head, version_of
@@ -67,6 +67,16 @@ class SqlAuditStore:
                     self._insert(connection, gaps, batch.gaps)
         return new
 
+    def chain_end(self, life: str, *, since: int, until: int) -> ChainEnd | None:
+        """The last row of a life that has a hash; see ``AuditStore.chain_end``."""
+        with store_errors(self._url, "read"):
+            self._upgrade()
+            with self._watchdog, self._engine.begin() as connection:
+                if self._is_server:
+                    connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'")
+                found = connection.execute(_CHAIN_ENDS, {"life": life, "since": since, "until": until}).all()
+        return max((ChainEnd(*row) for row in found), default=None)
+
     def close(self) -> None:
         """Give back connections and files."""
         self._engine.dispose()
@@ -88,6 +98,25 @@ class SqlAuditStore:
         parameters: Sequence[Any] = list(map(itemgetter(*names), rows)) if names else rows
         options = {"preserve_rowcount": True}
         return max(connection.exec_driver_sql(statement, parameters, execution_options=options).rowcount, 0)
+
+
+def _chain_end(table: Table) -> Select[Any]:
+    """The statement that finds a table's last row of a life."""
+    is_gap = table is gaps
+    place = table.c.last if is_gap else table.c.sequence
+    about = (table.c.reason, func.coalesce(table.c.digest, "")) if is_gap else (_NOTHING, _NOTHING)
+    found = (
+        select(place, table.c.hash, *about)
+        .where(table.c.life == bindparam("life"), place.between(bindparam("since"), bindparam("until")))
+        .where(table.c.hash.is_not(None))
+        .order_by(place.desc())
+        .limit(1)
+    )
+    return select(*found.subquery().c)
+
+
+_NOTHING: Final = literal("", Text)
+_CHAIN_ENDS: Final = union_all(*map(_chain_end, (predictions, events, outcomes, accesses, gaps)))
 
 
 def _insert_or_ignore(table: Table, dialect: Dialect) -> tuple[str, Sequence[str]]:

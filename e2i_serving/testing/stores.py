@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from e2i_serving.record import OutcomeFilter, PredictionFilter, Row, RowBatch
+from e2i_serving.record import ChainEnd, OutcomeFilter, PredictionFilter, Row, RowBatch
 from e2i_serving.stores.conditions import checked, checked_outcomes, checked_range, entity_parts
 
 _JSON_COLUMNS: Final = (
@@ -48,6 +48,17 @@ class InMemoryAuditStore:
         for row in batch.gaps:
             self._gaps.setdefault((row["life"], row["last"]), dict(row))
         return len(self._predictions) - before
+
+    def chain_end(self, life: str, *, since: int, until: int) -> ChainEnd | None:
+        """The last row of a life that has a hash; see ``AuditStore.chain_end``."""
+        rows = (*self._predictions.values(), *self._events.values(), *self._outcomes.values(), *self._accesses.values())
+        found = [ChainEnd(row["sequence"], row["hash"]) for row in rows if row["life"] == life and row["hash"]]
+        found += [
+            ChainEnd(row["last"], row["hash"], row["reason"], row["digest"] or "")
+            for row in self._gaps.values()
+            if row["life"] == life and row["hash"]
+        ]
+        return max((end for end in found if since <= end.sequence <= until), default=None)
 
     def predictions(
         self, where: PredictionFilter, *, limit: int | None = None, newest_first: bool = True

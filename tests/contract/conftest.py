@@ -85,6 +85,7 @@ class Store(NamedTuple):
 
     write: Callable[..., int]
     reader: Callable[[], AuditQuery]
+    writer: AuditStore
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -94,7 +95,7 @@ def store(request, tmp_path) -> Iterator[Store]:
         if request.param == "memory":
             memory = InMemoryAuditStore()
             writer: AuditStore = memory
-            yield Store(lambda *entries: writer.write(explode(entries)), lambda: memory)
+            yield Store(lambda *entries: writer.write(explode(entries)), lambda: memory, writer)
             return
         address = (
             sqlite_url(tmp_path / "audit.db") if request.param == "sqlite" else request.getfixturevalue("postgres_url")
@@ -104,4 +105,5 @@ def store(request, tmp_path) -> Iterator[Store]:
         yield Store(
             lambda *entries: writer.write(explode(entries)),
             lambda: stack.enter_context(closing(SqlAuditQuery(address))),
+            writer,
         )

@@ -8,16 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+from e2i_serving.evidence import seal
 from e2i_serving.exceptions import QueryError
 from e2i_serving.record import (
+    ChainEnd,
     Constant,
     Entry,
+    Gap,
     Matrix,
     Outcome,
     PredictionFilter,
     StreamEnd,
     Values,
 )
+from e2i_serving.relay.explode import explode
 from e2i_serving.typing import AuditQuery
 
 EVERYTHING = PredictionFilter()
@@ -269,3 +273,26 @@ def test_many_predictions_and_their_items(store, entry):
     found = [row["prediction_id"] for row in reader.predictions(EVERYTHING)]
     assert len(found) == 1201
     assert [len(rows) for rows in reader.items(found).values()] == [2] * 1201
+
+
+def test_the_end_of_a_chain_is_told(store, entry):
+    """The last row of a life that has a hash, of whatever table, from a sequence number on."""
+    life = entry().life
+    event = Entry(life, 2, StreamEnd("p1", 0.1, Outcome.OK, salt=bytes(16)))
+    gap = Entry(life, 4, Gap(3, 4, 1, "dead-lettered", b"d"))
+    assert store.writer.chain_end(life.life, since=1, until=9) is None
+    batch = explode([entry(), event])
+    link = seal(batch, life.life, b"")
+    store.writer.write(batch)
+    assert store.writer.chain_end(life.life, since=2, until=9) == ChainEnd(2, link.hex())
+    assert store.writer.chain_end(life.life, since=3, until=9) is None
+    assert store.writer.chain_end("another", since=1, until=9) is None
+    before = link.hex()
+    batch = explode([gap])
+    link = seal(batch, life.life, link)
+    store.writer.write(batch)
+    assert store.writer.chain_end(life.life, since=1, until=9) == ChainEnd(4, link.hex(), "dead-lettered", b"d".hex())
+    assert store.writer.chain_end(life.life, since=1, until=3) == ChainEnd(2, before)
+    unchained = Entry(life, 5, StreamEnd("p1", 0.2, Outcome.OK, salt=bytes(16)))
+    store.writer.write(explode([unchained]))
+    assert store.writer.chain_end(life.life, since=1, until=9) == ChainEnd(4, link.hex(), "dead-lettered", b"d".hex())

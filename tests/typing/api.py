@@ -18,7 +18,7 @@ from e2i_serving import (
     record_outcome,
 )
 from e2i_serving.exceptions import ConfigurationError
-from e2i_serving.record import OutcomeFilter, PredictionFilter, Row, RowBatch
+from e2i_serving.record import ChainEnd, OutcomeFilter, PredictionFilter, Row, RowBatch
 from e2i_serving.settings import Origin, ResolvedSettings, Settings, load_settings
 from e2i_serving.typing import AuditQuery, AuditStore, Observer, Propagator
 
@@ -63,6 +63,9 @@ class TenantPropagator:
 class ListStore:
     def write(self, batch: RowBatch) -> int:
         return len(batch.predictions)
+
+    def chain_end(self, life: str, *, since: int, until: int) -> ChainEnd | None:
+        return None
 
     def close(self) -> None: ...
 

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import sqlite3
 import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from e2i_serving.evidence import open_checkpointer
 from e2i_serving.exceptions import RefusedError
 from e2i_serving.journal import JournalWriter, LifeFolder, list_lives
-from e2i_serving.record import Column, Life, Outcome, PredictionRecord, RowBatch, StreamEnd, Values
-from e2i_serving.relay import Delivery, Ledger, Relay, read_books
+from e2i_serving.record import ChainEnd, Column, Life, Outcome, PredictionRecord, RowBatch, StreamEnd, Values
+from e2i_serving.relay import Delivery, LargePayloads, Ledger, Relay, read_books
 from e2i_serving.relay.audit_destination import AuditDestination
+from e2i_serving.runtime.verification import read_signed_history, verify_trail
+from e2i_serving.settings import Settings
+from e2i_serving.stores.engine import sqlite_url
+from e2i_serving.stores.sql import SqlAuditStore
 
 LIFE = Life("life-1", "credit", 1, 1)
 FRAMES = 40
@@ -45,6 +52,16 @@ class Table:
         if death == "after":
             raise DiedError
         return len(batch.predictions)
+
+    def chain_end(self, life: str, *, since: int, until: int) -> ChainEnd | None:
+        rows = [
+            (row["last"] if name == "gaps" else row["sequence"], row)
+            for name, found in self.rows.items()
+            for row in found.values()
+        ]
+        within = [each for each in rows if since <= each[0] <= until]
+        last, row = max(within, key=lambda each: each[0], default=(0, {}))
+        return ChainEnd(last, row["hash"], row.get("reason", ""), row.get("digest") or "") if row else None
 
     def close(self) -> None:
         pass
@@ -114,3 +131,64 @@ def test_every_record_exactly_once_and_one_chain(
             assert book.pending == 0
             assert book.stored == len(store.rows["predictions"])
     assert found[0] == found[1]
+
+
+class Dying(SqlAuditStore):
+    """A store whose relay dies when a batch is stored, before the ledger knows."""
+
+    dies = True
+
+    def write(self, batch: RowBatch) -> int:
+        new = super().write(batch)
+        if self.dies:
+            raise DiedError
+        return new
+
+
+def test_a_chain_goes_on_from_what_is_stored_when_the_settings_have_changed(tmp_path):
+    """Of a batch that was stored and not noted, the rows are not made anew by other settings: those stored count."""
+    url = sqlite_url(tmp_path / "audit.db")
+    fill(tmp_path / "journal", set())
+    for limit, dies, batch_size in ((64, True, 10), (10**6, True, 25), (64, False, 1000)):
+        payloads = LargePayloads(tmp_path, limit, "cut")
+        with closing(Ledger(tmp_path)) as ledger, closing(Dying(url)) as store:
+            store.dies = dies
+            checkpoints = open_checkpointer(Settings(), tmp_path)
+            destination = AuditDestination(store, payloads=payloads, checkpoints=checkpoints)
+            delivery = Delivery(destination, ledger, batch_size=batch_size)
+            if dies:
+                with pytest.raises(DiedError):
+                    delivery.round([(folder, True) for folder in list_lives(tmp_path / "journal")])
+            else:
+                while delivery.round([(folder, True) for folder in list_lives(tmp_path / "journal")]):
+                    pass
+            checkpoints.close()
+    report = verify_trail(url, read_signed_history([tmp_path / "checkpoints"]))
+    assert report.problems == []
+    (book,) = read_books(tmp_path)
+    assert (book.accepted, book.stored, book.pending) == (35, 35, 0)
+    with closing(sqlite3.connect(tmp_path / "audit.db")) as connection:
+        cut = "SELECT count(*) FROM predictions WHERE redactions LIKE '%payload-cut%' AND sequence BETWEEN ? AND ?"
+        found = [connection.execute(cut, places).fetchone()[0] for places in ((1, 10), (11, 25), (26, 40))]
+    assert found == [9, 0, 13], "The first one stored is kept, whatever the settings say later."
+
+
+@pytest.mark.parametrize("is_mended", [False, True])
+def test_a_letter_that_was_refused_before_its_relay_died_is_lost_to_nobody(tmp_path, is_mended):
+    """Its gap is stored and it is not kept aside: it is stored behind the gap if it is taken now, else kept aside."""
+    store = Table()
+    store.poison = {"p0"}
+    store.dies = ["after"]
+    fill(tmp_path / "journal", set())
+    with closing(Ledger(tmp_path)) as ledger, pytest.raises(DiedError):
+        Delivery(AuditDestination(store), ledger, batch_size=1).round(
+            [(folder, True) for folder in list_lives(tmp_path / "journal")]
+        )
+    assert len(store.rows["gaps"]) == 1
+    if is_mended:
+        store.poison = set()
+    deliver(tmp_path, store, [10])
+    (book,) = read_books(tmp_path)
+    assert (book.stored, book.dead_lettered, book.balanced) == (35, 0, True) if is_mended else (34, 1, True)
+    assert book.stored == len(store.rows["predictions"])
+    assert len(store.rows["gaps"]) == 1

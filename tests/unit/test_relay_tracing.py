@@ -271,12 +271,12 @@ def test_a_batch_that_fails_says_why_without_a_message(tmp_path, journal, make_r
     """The batch and the call that failed carry the type of the error, never its text; the error goes on as it was."""
     rig = make_rig(sqlite_url(tmp_path / "audit.db"))
     life = journal.life()
-    rig.destination.deliver([Entry(life, 1, record(1))], b"")
+    state = rig.destination.deliver([Entry(life, 1, record(1))], b"")
     refuse = f"CREATE TRIGGER refuse BEFORE INSERT ON predictions BEGIN SELECT RAISE(ABORT, '{SECRET}'); END"
     with closing(sqlite3.connect(tmp_path / "audit.db")) as connection:
         connection.execute(refuse)
     with pytest.raises(RefusedError, match=SECRET):
-        rig.destination.deliver([Entry(life, 2, record(2))], b"x" * 32)
+        rig.destination.deliver([Entry(life, 2, record(2))], state)
     batch, *calls = rig.finished()[-3:]
     assert (batch.name, batch.attributes["error.type"]) == ("deliver audit-store", "RefusedError")
     assert [call.name for call in calls] == ["INSERT predictions", "ROLLBACK"]

@@ -4,6 +4,7 @@ One folder a worker life, in it a lock that the worker holds while it lives and 
 segments of frames. The worker only appends; whoever holds the lock after it is its heir.
 """
 
+from e2i_serving.journal.damage import countable_records, is_unreadable, set_aside, set_aside_bytes
 from e2i_serving.journal.frame import Frame, FrameKind
 from e2i_serving.journal.lives import LifeFolder, list_lives, new_life_id
 from e2i_serving.journal.reader import DAMAGED, JournalReader, Position
@@ -21,7 +22,11 @@ __all__ = [
     "LifeFolder",
     "Position",
     "SegmentTotals",
+    "countable_records",
+    "is_unreadable",
     "list_lives",
     "new_life_id",
+    "set_aside",
+    "set_aside_bytes",
     "without_payload",
 ]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from e2i_serving.journal.damage import set_aside_bytes
 from e2i_serving.journal.lives import BLOCK_BYTES, LifeFolder, list_lives
 
 
 class JournalRoom:
     """Measures what the finished segments of all lives of an instance take, and those of dead lives in full.
+
+    What was set aside as damaged counts like a dead life.
 
     The segment that a worker has open, and the one made ahead, are not counted: they are what it works with, and
     it can't be without. Blocks on the disk, so it is asked off the path.
@@ -32,7 +35,7 @@ class JournalRoom:
         """How many bytes they take."""
         folders = list_lives(self._journal)
         self._dead &= {folder.life for folder in folders}
-        return sum(self._taken_by(folder) for folder in folders)
+        return sum(self._taken_by(folder) for folder in folders) + set_aside_bytes(self._journal)
 
     def _taken_by(self, folder: LifeFolder) -> int:
         # Asked until it is dead, and not after: whoever reads a dead life may hold its lock.

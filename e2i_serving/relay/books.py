@@ -11,7 +11,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from e2i_serving.journal import JournalReader, LifeFolder, Position, list_lives
+from e2i_serving.exceptions import FrameError
+from e2i_serving.journal import JournalReader, LifeFolder, Position, countable_records, is_unreadable, list_lives
 from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.relay.ledger import Ledger
 
@@ -101,6 +102,11 @@ def _read_book(data_dir: Path, ledger: Ledger, destination: str, *, is_active: b
 def _last_ordinal(folder: LifeFolder, position: Position) -> int:
     """How many records a life has journaled, found from a position on."""
     reader = JournalReader(folder, position)
-    while reader.read(_BATCH, ended=True, max_bytes=_BATCH_BYTES):
-        pass
+    try:
+        while reader.read(_BATCH, ended=True, max_bytes=_BATCH_BYTES):
+            pass
+    except FrameError:
+        if not is_unreadable(folder):
+            raise
+        return max(position.ordinal, countable_records(folder))  # until a relay sets it aside
     return reader.position.ordinal

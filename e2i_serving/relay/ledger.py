@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from e2i_serving.journal import Position
+from e2i_serving.journal import DAMAGED, Position
 from e2i_serving.record import Life
 from e2i_serving.relay.dead_letters import DeadLetter, DeadLetters
 from e2i_serving.relay.ledger_schema import open_ledger, open_to_read
@@ -178,6 +178,30 @@ class Ledger:
         with self._transaction() as connection:
             self._know(connection, life, records)
             connection.execute("UPDATE lives SET closed = 1, torn = torn + ? WHERE life = ?", (torn, life.life))
+
+    def lose_rest(self, life: Life, records: int, destinations: Sequence[str]) -> None:
+        """Note that what is left of a dead life can't be read, so that destinations lose what they lack of it.
+
+        Args:
+            life: The life, as far as it is known.
+            records: How many records it is known to have journaled.
+            destinations: All that there are.
+        """
+        with self._transaction() as connection:
+            self._know(connection, life, records)
+            row = connection.execute("SELECT records FROM lives WHERE life = ?", (life.life,)).fetchone()
+            for name in destinations:
+                of = "WHERE destination = ? AND life = ?"
+                at = connection.execute(f"SELECT ordinal FROM cursors {of}", (name, life.life)).fetchone()  # noqa: S608  # constants
+                behind = connection.execute(f"SELECT sum(records) FROM given_up {of}", (name, life.life)).fetchone()  # noqa: S608  # likewise
+                lost = row[0] - (at[0] if at else 0) - (behind[0] or 0)
+                connection.execute(f"DELETE FROM given_up {of}", (name, life.life))  # noqa: S608  # likewise
+                connection.execute(
+                    "INSERT INTO cursors (destination, life, segment, offset, sequence, ordinal) VALUES "
+                    "(?, ?, 1, 0, 0, ?) ON CONFLICT (destination, life) DO UPDATE SET ordinal = excluded.ordinal",
+                    (name, life.life, row[0]),
+                )
+                self._drop(connection, name, life, {DAMAGED: lost} if lost > 0 else {})
 
     def chains(self, destination: str) -> list[tuple[str, int, bytes, bool]]:
         """For each life the number of the last frame dealt with, the state behind it, and whether the life is closed.

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Final
 
 from e2i_serving.exceptions import FrameError
-from e2i_serving.journal import LifeFolder, list_lives
+from e2i_serving.journal import (
+    LifeFolder,
+    countable_records,
+    is_unreadable,
+    list_lives,
+    set_aside,
+    set_aside_bytes,
+)
+from e2i_serving.record import Life
 from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.relay.delivery import Delivery, Lives
 from e2i_serving.relay.ledger import Ledger
@@ -72,6 +80,7 @@ class Relay:
         self._is_stopping = False
         self._deadline = float("inf")
         self._unreadable: set[str] = set()
+        self._readable: set[str] = set()
         self._lives: Lives = ()
         self._number = 0
         self._alive = 0
@@ -205,6 +214,7 @@ class Relay:
             except OSError as error:
                 self._say(folder, error)
         self._alive = sum(not ended for _, ended in lives)
+        self._readable &= {folder.life for folder, _ in lives}
         before, now = ([(folder.life, ended) for folder, ended in each] for each in (self._lives, lives))
         self._lives = lives
         # Destinations go round each in its own time: a number for each look is one that they never have in common.
@@ -215,14 +225,16 @@ class Relay:
         """Clear away what every destination has dealt with, and make room if there must be some."""
         for folder, ended in self._lives:
             try:
-                self._clear(folder, ended=ended)
+                if not (ended and self._set_aside(folder)):
+                    self._clear(folder, ended=ended)
             except (FrameError, OSError, sqlite3.Error) as error:
                 self._say(folder, error)
         now = time.monotonic()
         if self._drop_above_bytes is not None and now - self._looked_at >= ROOM_SECONDS:
             self._looked_at = now
             try:
-                make_room(self._lives, self._deliveries, self._ledger, self._drop_above_bytes)
+                most = self._drop_above_bytes - set_aside_bytes(self._journal)
+                make_room(self._lives, self._deliveries, self._ledger, most)
             except (OSError, sqlite3.Error):
                 logger.exception("No room can be made in the journal.")
 
@@ -240,6 +252,28 @@ class Relay:
         if first.reader.life is not None:
             self._ledger.close_life(first.reader.life, first.position.ordinal, first.reader.torn)
         folder.remove()
+
+    def _set_aside(self, folder: LifeFolder) -> bool:
+        """Set a dead life aside that nobody can read, so that it holds up nothing; returns whether it was."""
+        life = folder.life
+        if life in self._readable:
+            return False
+        with self._deliveries[0].journal_lock:
+            if not is_unreadable(folder):
+                self._readable.add(life)
+                return False
+            records = countable_records(folder)
+            about = Life(life, "", folder.path.stat().st_mtime_ns, 0)
+            # Noted before it goes, and closed after: its folder would be removed if it were closed and still there.
+            self._ledger.lose_rest(about, records, [delivery.name for delivery in self._deliveries])
+            where = set_aside(folder)
+            self._ledger.close_life(about, records, 0)
+        logger.error(
+            "No segment of life %s says whose it is: it can't be read, and is set aside as %s. It is known to have "
+            "journaled %d records; those that were not delivered are lost.",
+            *(life, where, records),
+        )
+        return True
 
     def _tidy(self) -> None:
         for delivery in self._deliveries:

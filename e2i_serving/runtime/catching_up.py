@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from e2i_serving.exceptions import E2IServingError
-from e2i_serving.journal import JournalReader, list_lives
+from e2i_serving.journal import JournalReader, is_unreadable, list_lives
 from e2i_serving.relay import Ledger, RelayLock
 from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.runtime.events import end_relay, start_relay_once
@@ -94,7 +94,9 @@ def _pending(data_dir: Path, wanted: Collection[str]) -> dict[str, int]:
                     last = frames[-1].sequence
             except (E2IServingError, OSError):
                 if folder.path.exists():
-                    raise
+                    if not is_unreadable(folder) or folder.alive():
+                        raise
+                    last += 1  # a relay has yet to set it aside
             if last > behind.sequence:
                 ends[folder.life] = last
     return ends
@@ -106,5 +108,6 @@ def _still_pending(data_dir: Path, behind: dict[str, int], wanted: Collection[st
         return {
             life: last
             for life, last in behind.items()
-            if any(ledger.position(name, life).sequence < last for name in destinations)
+            if (data_dir / "journal" / life).exists()
+            and any(ledger.position(name, life).sequence < last for name in destinations)
         }

@@ -40,8 +40,8 @@ def test_a_relay_that_gets_nowhere_is_not_waited_for_longer(data_dir):
         assert catch_up(data_dir, 0.2) == 1
 
 
-def test_a_reader_is_not_kept_from_the_store_by_a_damaged_journal(data_dir, journal, caplog):
+def test_a_reader_is_not_kept_from_the_store_by_a_journal_it_can_not_read(data_dir, journal, caplog):
     """What can't be told is logged, and what is stored can be read."""
-    journal.only_folder(data_dir / "journal").segment(1).write_bytes(b"no segment" * 100)
+    journal.only_folder(data_dir / "journal").segment(1).write_bytes(b"E2IJRNL\x02" * 100)
     await_store(data_dir)
     assert "can't be told" in caplog.text

@@ -185,7 +185,7 @@ def test_a_life_of_which_nothing_can_be_decoded_is_dropped_and_counted(instance)
 
 
 def test_an_unreadable_life_is_said_once_and_stops_no_other(instance, caplog):
-    """A journal written by a stranger, or by a newer release, stays where it is; all others are delivered."""
+    """A journal of a newer release stays where it is, one by a stranger is set aside; all others are delivered."""
     strange = LifeFolder(instance.data_dir / "journal" / "life-0")
     strange.path.mkdir(parents=True)
     strange.segment(1).write_bytes(b"something else entirely" * 10)
@@ -208,11 +208,10 @@ def test_an_unreadable_life_is_said_once_and_stops_no_other(instance, caplog):
             relay.round()
         relay.run(once=True)
     assert instance.store.handed == ["p0001"]
-    assert [folder.life for folder in instance.lives()] == ["life-0", "life-2"]
+    assert [folder.life for folder in instance.lives()] == ["life-2"]
     said = [record.message for record in caplog.records]
-    assert len(said) == 2
-    assert "life-0" in said[0]
-    assert "schema 9" in said[1]
+    assert len([line for line in said if "life-0" in line]) == 2
+    assert len([line for line in said if "schema 9" in line]) == 1
 
 
 def test_housekeeping_that_fails_stops_no_delivery(instance, caplog):

@@ -13,6 +13,9 @@ from e2i_serving.cli.progress import progress
 from e2i_serving.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from e2i_serving.relay import DeadLetter
     from e2i_serving.settings import Settings
     from e2i_serving.typing import Cipher
 
@@ -20,7 +23,7 @@ dead_letters_app = typer.Typer(
     name="dead-letters",
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="See what a destination refused for good, and have it delivered again.",
+    help="See what a destination refused for good, and have it delivered again or discarded.",
 )
 
 
@@ -45,10 +48,16 @@ def list_dead_letters(
     from e2i_serving.runtime.places import used_beside  # noqa: PLC0415  # likewise
 
     settings, folder = used_beside(data_dir)
+    letters: list[DeadLetter] = []
+    sizes: list[int] = []
+    ids: list[tuple[str, str]] = []
+    cipher: Cipher | None = None
     with closing(Ledger(folder, read_only=True)) as ledger:
-        letters = ledger.dead_letters.list()
-    cipher = _cipher(settings) if any(letter.key_id for letter in letters) else None
-    ids = [letter.ids(cipher) for letter in letters]
+        for letter in ledger.dead_letters.each():
+            cipher = cipher or (_cipher(settings) if letter.key_id else None)
+            ids.append(letter.ids(cipher))
+            sizes.append(len(letter.payload))
+            letters.append(letter.without_payload())
     if output is TableOrJson.JSON:
         print_json_lines(
             {
@@ -62,16 +71,16 @@ def list_dead_letters(
                 "reason": letter.reason,
                 "message": letter.message,
                 "time": iso_time(letter.time_ns),
-                "bytes": len(letter.payload),
+                "bytes": size,
                 "requested": letter.requested,
             }
-            for letter, (prediction_id, request_id) in zip(letters, ids, strict=True)
+            for letter, size, (prediction_id, request_id) in zip(letters, sizes, ids, strict=True)
         )
         return
     rows = table("ID", "DESTINATION", "TIME", "KIND", "PREDICTION", "LIFE", "SEQUENCE", "BYTES", "RETRY", "MESSAGE")
-    for letter, (prediction_id, _) in zip(letters, ids, strict=True):
+    for letter, size, (prediction_id, _) in zip(letters, sizes, ids, strict=True):
         kind = FrameKind(letter.kind).name.lower()
-        place = (letter.life, letter.sequence, len(letter.payload), "asked for" if letter.requested else "")
+        place = (letter.life, letter.sequence, size, "asked for" if letter.requested else "")
         cells = (letter.id, letter.destination, iso_time(letter.time_ns), kind, prediction_id, *place, letter.message)
         rows.add_row(*map(text, cells))
     show(rows)
@@ -104,21 +113,50 @@ def retry_dead_letters(
         raise ConfigurationError("Say which: --id, once or more, or --all.")
     settings, folder = used_beside(data_dir)
     with closing(Ledger(folder)) as ledger:
-        known = {letter.id for letter in ledger.dead_letters.list()}
-        if unknown := sorted(set(number or ()) - known):
-            raise ConfigurationError(f"There is no dead letter {', '.join(map(str, unknown))}.")
-        asked = set(number or known)
+        asked = _asked(ledger.dead_letters.numbers(), number)
         ledger.dead_letters.request(sorted(asked))
         with progress("Delivering", counted=False):
             is_delivered = RelayLock(folder).holder() is None and run_relay(settings, folder, once=True)
         if not is_delivered:
             show(text(f"{len(asked)} asked for. The relay that runs delivers them within seconds."))
             return
-        refused = asked & {letter.id for letter in ledger.dead_letters.list()}
+        refused = asked & set(ledger.dead_letters.numbers())
     show(text(f"{len(asked) - len(refused)} delivered."))
     if refused:
         print_error(f"Refused again: {', '.join(map(str, sorted(refused)))}. Their messages say why.")
         raise typer.Exit(1)
+
+
+@dead_letters_app.command("discard")
+def discard_dead_letters(
+    *,
+    data_dir: DataDir = None,
+    number: Annotated[
+        list[int] | None, typer.Option("--id", help="The letter's id. May be repeated.", show_default=False)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+) -> None:
+    """Give dead letters up for good; the books count them as dropped, with the reason discarded.
+
+    \b
+    Examples:
+      e2i-serving audit dead-letters discard --id 7
+      e2i-serving audit dead-letters discard --all
+    """  # noqa: D301  # \b is click's mark for lines that stay as they are
+    from e2i_serving.relay import Ledger  # noqa: PLC0415  # keeps --help fast
+    from e2i_serving.runtime.places import used_beside  # noqa: PLC0415  # likewise
+
+    if bool(number) == everything:
+        raise ConfigurationError("Say which: --id, once or more, or --all.")
+    with closing(Ledger(used_beside(data_dir)[1])) as ledger:
+        asked = _asked(ledger.dead_letters.numbers(), number)
+        show(text(f"{ledger.dead_letters.discard(sorted(asked))} discarded."))
+
+
+def _asked(known: Sequence[int], wanted: Sequence[int] | None) -> set[int]:
+    if unknown := sorted(set(wanted or ()) - set(known)):
+        raise ConfigurationError(f"There is no dead letter {', '.join(map(str, unknown))}.")
+    return set(wanted or known)
 
 
 def _cipher(settings: Settings) -> Cipher | None:

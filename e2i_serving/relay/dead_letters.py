@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final
 
@@ -17,6 +17,10 @@ from e2i_serving.typing import Cipher
 REFUSED: Final = "refused"
 DEAD_LETTERED: Final = "dead-lettered"
 """Reason of the gap that has a letter's place."""
+DISCARDED: Final = "discarded"
+"""Why a letter that was given up for good counts as dropped."""
+NO_ROOM: Final = "dead-letters-full"
+"""Why a letter counts as dropped that there was no room for."""
 
 _COLUMNS: Final = (
     "id, destination, life, sequence, ordinal, kind, schema, key_id, records, reason, message, time_ns, about, "
@@ -73,6 +77,10 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         """The frame as it stood in the journal."""
         return Frame(self.kind, self.schema, self.sequence, self.ordinal, self.payload, self.key_id, self.life)
 
+    def without_payload(self) -> DeadLetter:
+        """The letter without what makes it large."""
+        return msgspec.structs.replace(self, payload=b"", about=b"")
+
     def ids(self, cipher: Cipher | None) -> tuple[str, str]:
         """Prediction and request id, as they stand in the journal; empty where there are none, or can't be read.
 
@@ -84,6 +92,15 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
         except (FrameError, EncryptionError):
             return "", ""  # its key is not here, or it was erased
         return getattr(body, "prediction_id", ""), getattr(body, "request_id", "")
+
+
+def drop(connection: sqlite3.Connection, destination: str, life: str, dropped: Mapping[str, int]) -> None:
+    """Count records of a life as dropped, by reason, within a transaction of the ledger's."""
+    connection.executemany(
+        "INSERT INTO drops (destination, life, reason, records) VALUES (?, ?, ?, ?) "
+        "ON CONFLICT (destination, life, reason) DO UPDATE SET records = records + excluded.records",
+        [(destination, life, reason, records) for reason, records in dropped.items()],
+    )
 
 
 class DeadLetters:
@@ -110,8 +127,8 @@ class DeadLetters:
             values,
         )
 
-    def list(self, destination: str | None = None, *, requested: bool | None = None) -> Sequence[DeadLetter]:
-        """The letters, oldest first.
+    def numbers(self, destination: str | None = None, *, requested: bool | None = None) -> Sequence[int]:
+        """The ids of letters, oldest first.
 
         Args:
             destination: Only this destination's.
@@ -119,12 +136,25 @@ class DeadLetters:
         """
         with self._transaction() as connection:
             rows = connection.execute(
-                f"SELECT {_COLUMNS} FROM dead_letters "  # noqa: S608  # a constant
+                "SELECT id FROM dead_letters "
                 "WHERE (?1 IS NULL OR destination = ?1) AND (?2 IS NULL OR requested = ?2) ORDER BY id",
                 (destination, requested),
             ).fetchall()
+        return [number for (number,) in rows]
+
+    def each(self, destination: str | None = None, *, requested: bool | None = None) -> Iterator[DeadLetter]:
+        """The letters, oldest first, one in memory at a time; arguments as in ``numbers``."""
         names = _COLUMNS.split(", ")
-        return [msgspec.convert(dict(zip(names, row, strict=True)), DeadLetter, strict=False) for row in rows]
+        for number in self.numbers(destination, requested=requested):
+            with self._transaction() as connection:
+                statement = f"SELECT {_COLUMNS} FROM dead_letters WHERE id = ?"  # noqa: S608  # a constant
+                row = connection.execute(statement, (number,)).fetchone()
+            if row is not None:  # else it went meanwhile
+                yield msgspec.convert(dict(zip(names, row, strict=True)), DeadLetter, strict=False)
+
+    def list(self, destination: str | None = None, *, requested: bool | None = None) -> Sequence[DeadLetter]:
+        """The letters, oldest first, all in memory; arguments as in ``numbers``."""
+        return [*self.each(destination, requested=requested)]
 
     def request(self, numbers: Sequence[int] | None = None) -> int:
         """Mark letters to be delivered again.
@@ -150,6 +180,32 @@ class DeadLetters:
                 "WHERE destination = ?2 AND life = ?3",
                 (letter.records * gone, letter.destination, letter.life),
             )
+
+    def discard(self, numbers: Sequence[int]) -> int:
+        """Give letters up for good: they move from dead-lettered to dropped, and go.
+
+        Args:
+            numbers: Their ids.
+
+        Returns:
+            How many there were.
+        """
+        done = 0
+        with self._transaction() as connection:
+            for number in numbers:
+                row = connection.execute(
+                    "DELETE FROM dead_letters WHERE id = ? RETURNING destination, life, records", (number,)
+                ).fetchone()
+                if row is None:
+                    continue
+                done += 1
+                destination, life, records = row
+                connection.execute(
+                    "UPDATE cursors SET recovered = recovered + ? WHERE destination = ? AND life = ?",
+                    (records, destination, life),
+                )
+                drop(connection, destination, life, {DISCARDED: records})
+        return done
 
     def refused_again(self, letter: DeadLetter, message: str, time_ns: int) -> None:
         """Note that a letter was refused again; it stays, and waits for the next request."""

@@ -310,7 +310,7 @@ class Delivery:
 
     def _note(self, course: Course, life: Life, handed: _Handed, decoded: Decoded) -> None:
         position = course.reader.position
-        self._ledger.advance(
+        not_kept = self._ledger.advance(
             self.name,
             life,
             position,
@@ -319,6 +319,12 @@ class Delivery:
             state=handed.state,
             dead_letters=handed.dead_letters,
         )
+        if not_kept:
+            logger.error(
+                "Dead letters take all the disk that they may (dead_letter_bytes), so what %s refused of life %s is "
+                "lost. Retry or discard those that there are.",
+                *(self.name, life.life),
+            )
         with self.journal_lock:
             course.position, course.state, course.handed = position, handed.state, None
             course.given_up = [lost for lost in course.given_up if lost.last > position.sequence]
@@ -356,8 +362,9 @@ class Delivery:
         """Hand over again what was asked for; returns how many letters were dealt with."""
         if self.breaker.state is BreakerState.OPEN:
             return 0
-        letters = self._ledger.dead_letters.list(self.name, requested=True)
-        for letter in letters:
+        dealt = 0
+        for letter in self._ledger.dead_letters.each(self.name, requested=True):
+            dealt += 1
             try:
                 self._redeliver(letter)
             except (RefusedError, FrameError, EncryptionError) as error:
@@ -366,7 +373,7 @@ class Delivery:
                 self._say_pause(error)
                 return 0
         self._retry = False
-        return len(letters)
+        return dealt
 
     def _redeliver(self, letter: DeadLetter) -> None:
         body = letter.frame().decode(self._cipher)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from e2i_serving.journal import DAMAGED, Position
 from e2i_serving.record import Life
-from e2i_serving.relay.dead_letters import DeadLetter, DeadLetters
+from e2i_serving.relay.dead_letters import NO_ROOM, DeadLetter, DeadLetters, drop
 from e2i_serving.relay.ledger_schema import open_ledger, open_to_read
 
 
@@ -57,6 +57,7 @@ class Ledger:
     Args:
         data_dir: The data directory.
         read_only: Open for reading only; a ledger that is not there yet then reads as empty.
+        dead_letter_bytes: Most disk that it takes with its dead letters; what there is no room for is not kept.
 
     Raises:
         JournalError: A newer release made it.
@@ -65,7 +66,8 @@ class Ledger:
         dead_letters: What destinations refused for good.
     """
 
-    def __init__(self, data_dir: Path, *, read_only: bool = False) -> None:
+    def __init__(self, data_dir: Path, *, read_only: bool = False, dead_letter_bytes: float = float("inf")) -> None:
+        self._dead_letter_bytes = dead_letter_bytes
         self._connection = open_to_read(data_dir) if read_only else open_ledger(data_dir)
         self._lock = threading.RLock()
         self.dead_letters = DeadLetters(self._transaction)
@@ -102,7 +104,7 @@ class Ledger:
         dropped: Mapping[str, int],
         state: bytes = b"",
         dead_letters: Sequence[DeadLetter] = (),
-    ) -> None:
+    ) -> int:
         """Note that a destination has dealt with a life's frames up to a position, in one transaction.
 
         Args:
@@ -113,9 +115,16 @@ class Ledger:
             dropped: How many more were given up, by reason.
             state: What the destination is to be told with the next frames.
             dead_letters: What it refused of these frames.
+
+        Returns:
+            How many of the letters were not kept, as there is no room for them; they count as dropped.
         """
-        dead = sum(letter.records for letter in dead_letters)
         with self._transaction() as connection:
+            kept = [letter for letter in dead_letters if self._keep(connection, destination, letter)]
+            dead = sum(letter.records for letter in kept)
+            if len(kept) < len(dead_letters):
+                without_room = sum(letter.records for letter in dead_letters) - dead
+                dropped = {**dropped, NO_ROOM: without_room}
             self._know(connection, life, position.ordinal)
             connection.execute(
                 "INSERT INTO cursors (destination, life, segment, offset, sequence, ordinal, stored, dead_lettered, "
@@ -126,13 +135,12 @@ class Ledger:
                 (destination, life.life, *position, stored, dead, state),
             )
             connection.execute("INSERT OR IGNORE INTO destinations VALUES (?, 1)", (destination,))
-            self._drop(connection, destination, life, dropped)
+            drop(connection, destination, life.life, dropped)
             connection.execute(
                 "DELETE FROM given_up WHERE destination = ? AND life = ? AND last <= ?",
                 (destination, life.life, position.sequence),
             )
-            for letter in dead_letters:
-                DeadLetters.insert(connection, destination, letter)
+        return len(dead_letters) - len(kept)
 
     def enlist(self, names: Sequence[str], leader: str) -> None:
         """Note which destinations there are from now on.
@@ -162,7 +170,7 @@ class Ledger:
             for destination, lost in by_destination.items():
                 self._know(connection, life, lost.last_ordinal)
                 connection.execute("INSERT INTO given_up VALUES (?, ?, ?, ?, ?, ?, ?)", (destination, life.life, *lost))
-                self._drop(connection, destination, life, {"overflow": lost.records})
+                drop(connection, destination, life.life, {"overflow": lost.records})
 
     def given_up(self, destination: str, life: str) -> list[GivenUp]:
         """What a destination loses behind its position, in order."""
@@ -201,7 +209,7 @@ class Ledger:
                     "(?, ?, 1, 0, 0, ?) ON CONFLICT (destination, life) DO UPDATE SET ordinal = excluded.ordinal",
                     (name, life.life, row[0]),
                 )
-                self._drop(connection, name, life, {DAMAGED: lost} if lost > 0 else {})
+                drop(connection, name, life.life, {DAMAGED: lost} if lost > 0 else {})
 
     def chains(self, destination: str) -> list[tuple[str, int, bytes, bool]]:
         """For each life the number of the last frame dealt with, the state behind it, and whether the life is closed.
@@ -250,6 +258,16 @@ class Ledger:
         """Close the file."""
         with self._lock:
             self._connection.close()
+
+    def _keep(self, connection: sqlite3.Connection, destination: str, letter: DeadLetter) -> bool:
+        """Keep a letter, if there is room for it."""
+        pages, free, size = (
+            connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        if (pages - free) * size + len(letter.payload) > self._dead_letter_bytes:
+            return False
+        DeadLetters.insert(connection, destination, letter)
+        return True
 
     def _one(self, statement: str, parameters: Sequence[object] = ()) -> Any:
         with self._lock:
@@ -303,12 +321,4 @@ class Ledger:
             "INSERT INTO lives (life, service, started_ns, records) VALUES (?, ?, ?, ?) "
             "ON CONFLICT (life) DO UPDATE SET records = max(records, excluded.records)",
             (life.life, life.service, life.started_ns, records),
-        )
-
-    @staticmethod
-    def _drop(connection: sqlite3.Connection, destination: str, life: Life, dropped: Mapping[str, int]) -> None:
-        connection.executemany(
-            "INSERT INTO drops (destination, life, reason, records) VALUES (?, ?, ?, ?) "
-            "ON CONFLICT (destination, life, reason) DO UPDATE SET records = records + excluded.records",
-            [(destination, life.life, reason, records) for reason, records in dropped.items()],
         )

@@ -57,7 +57,7 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
         if not lock.acquire():
             return False
         cipher = cipher_of(settings)
-        with closing(Ledger(data_dir)) as ledger, closing(relay_tracing_of(settings)) as tracing:
+        with closing(_ledger(settings, data_dir)) as ledger, closing(relay_tracing_of(settings)) as tracing:
             destination = audit_destination(settings, data_dir, ledger, cipher, on_call=tracing.on_call)
             # What is on its way can't be given up, so it must be a small part of the journal.
             batch_bytes = min(BATCH_BYTES, settings.journal_bytes // 8)
@@ -101,6 +101,10 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
                     report.update()
                 report.close()
     return True
+
+
+def _ledger(settings: Settings, data_dir: Path) -> Ledger:
+    return Ledger(data_dir, dead_letter_bytes=settings.dead_letter_bytes)
 
 
 def audit_destination(

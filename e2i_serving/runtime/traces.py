@@ -126,7 +126,7 @@ def refused_records(data_dir: Path, cipher: Cipher | None) -> list[RefusedRecord
         return []
     found: list[RefusedRecord] = []
     with closing(Ledger(data_dir, read_only=True)) as ledger:
-        for letter in ledger.dead_letters.list():
+        for letter in ledger.dead_letters.each():
             if letter.kind != FrameKind.RECORD or not letter.payload:
                 continue
             with suppress(FrameError):
@@ -181,7 +181,7 @@ def erase_dead_letters(data_dir: Path, subject: Subject, cipher: Cipher | None) 
         return 0
     with closing(Ledger(data_dir)) as ledger:
         letters = [
-            letter for letter in ledger.dead_letters.list() if letter.payload and subject.is_in(letter.frame(), cipher)
+            letter for letter in ledger.dead_letters.each() if letter.payload and subject.is_in(letter.frame(), cipher)
         ]
         # Records last: if this is broken off, they still tell which of the others are about the subject.
         for letter in sorted(letters, key=lambda letter: letter.kind == FrameKind.RECORD):

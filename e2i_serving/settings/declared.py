@@ -109,6 +109,12 @@ class Settings(BaseSettings):
         "`drop-oldest`, the oldest undelivered ones, each run of them marked in the trail; `refuse`, the predictions, "
         "answered 503.",
     )
+    dead_letter_bytes: int = Field(
+        256 * MIB,
+        ge=MIB,
+        description="Most disk that the relay's ledger takes with what destinations refused for good, in bytes; what "
+        "is refused beyond it is counted as dropped, and its payload is not kept.",
+    )
     failure_bytes: int = Field(
         128 * MIB,
         ge=MIB,

@@ -218,3 +218,20 @@ def test_a_retry_leaves_it_to_a_relay_that_runs(run, refused):
 def test_a_retry_must_say_which(run, options):
     """Neither nothing nor everything by accident, and no letter that is not there."""
     assert run("audit", "dead-letters", "retry", *options).exit_code == 2
+
+
+@pytest.mark.parametrize("options", [[], ["--id", "1", "--all"], ["--id", "99"]])
+def test_what_is_discarded_must_be_said(run, refused, options):
+    """Nothing is given up by accident."""
+    assert run("audit", "dead-letters", "discard", *options).exit_code == 2
+    assert len(refused.ledger.dead_letters.numbers()) == 2
+
+
+def test_dead_letters_are_discarded(run, refused):
+    """They are gone, and the books count them as dropped."""
+    assert "1 discarded" in run("audit", "dead-letters", "discard", "--id", "1").stdout
+    assert "1 discarded" in run("audit", "dead-letters", "discard", "--all").stdout
+    assert refused.ledger.dead_letters.numbers() == []
+    result = run("audit", "books")
+    assert result.exit_code == 0
+    assert "2 discarded" in result.stdout

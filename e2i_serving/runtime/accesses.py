@@ -70,7 +70,7 @@ class AccessRecorder:
         )
         try:
             if self._journal is None:
-                self._journal = EventJournal(self._data_dir, self._settings)
+                self._journal = EventJournal(self._data_dir, self._settings, share=1.0)
             self._journal.append(event)
         except (E2IServingError, OSError) as error:
             self._say(error)

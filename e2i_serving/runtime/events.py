@@ -16,8 +16,8 @@ from typing import Final
 
 import e2i_serving
 from e2i_serving.encryption import cipher_of
-from e2i_serving.exceptions import JournalError
-from e2i_serving.journal import JournalWriter
+from e2i_serving.exceptions import JournalError, JournalFull
+from e2i_serving.journal import JournalRoom, JournalWriter
 from e2i_serving.journal.lives import new_life_id
 from e2i_serving.record import AccessEvent, Deployment, Life, ModelInfo, OutcomeEvent
 from e2i_serving.redaction import redactor_of
@@ -29,6 +29,8 @@ SERVICE: Final = "e2i-serving"
 """The service that such a life is of: none, but this package itself."""
 
 SEGMENT_BYTES: Final = 1024 * 1024
+EVENTS_SHARE: Final = 0.5
+"""The part of ``journal_bytes`` up to which outcomes are taken, so that an import does not push out predictions."""
 _POLL_SECONDS: Final = 0.05
 _RELAY_ONCE: Final = "from e2i_serving.cli import main; main()"
 
@@ -41,10 +43,17 @@ class EventJournal:
     Args:
         data_dir: The data directory.
         settings: What they are redacted and encrypted by.
+        share: The part of the instance's journal that may be taken, by whomever, and there is still room for them; the
+            rest is left to workers.
+        room_seconds: How long to wait for the relay to make room; where none runs, one is run for that long.
     """
 
-    def __init__(self, data_dir: Path, settings: Settings) -> None:
+    def __init__(
+        self, data_dir: Path, settings: Settings, *, share: float = EVENTS_SHARE, room_seconds: float = 0.0
+    ) -> None:
         self.data_dir = data_dir
+        self._room = JournalRoom(data_dir / "journal", int(settings.journal_bytes * share))
+        self._room_seconds = room_seconds
         self._settings = settings
         self._redactor = redactor_of(settings, ModelInfo())
         self._writer: JournalWriter | None = None
@@ -59,7 +68,7 @@ class EventJournal:
         """Append one event; when this returns, the kill of any process can't lose it.
 
         Raises:
-            JournalError: It could not be written.
+            JournalError: It could not be written, or there is no room for it.
         """
         if self._redactor is not None:
             redact = self._redactor.outcome if isinstance(event, OutcomeEvent) else self._redactor.access
@@ -67,8 +76,13 @@ class EventJournal:
         try:
             with self._lock:
                 if self._writer is None:
+                    self._await_room()
                     self._writer = self._open()
-                self._writer.append(event)
+                try:
+                    self._writer.append(event)
+                except JournalFull:
+                    self._writer.room = self._await_room()
+                    self._writer.append(event)
         except (OSError, OverflowError) as error:
             raise JournalError(f"Nothing can be recorded in {self.data_dir}: {error}.") from error
 
@@ -113,6 +127,32 @@ class EventJournal:
                 end_relay(relay, max(0.0, deadline - time.monotonic()))
         return True
 
+    def _await_room(self) -> int:
+        """How many bytes there is room for, once that is a segment at least; waits for the relay if need be.
+
+        Raises:
+            JournalError: There is none in time.
+        """
+        deadline = time.monotonic() + self._room_seconds
+        relay: subprocess.Popen[bytes] | None = None
+        try:
+            while (left := self._room.left()) < SEGMENT_BYTES:
+                if time.monotonic() >= deadline:
+                    raise JournalError(
+                        f"Nothing more can be recorded in {self.data_dir} for now: what is not delivered takes the "
+                        "part of journal_bytes that outcomes and accesses may take. See that the relay runs and "
+                        "reaches the store, then go on; an import can be run again from its beginning."
+                    )
+                if relay is None and not self.has_relay():
+                    relay = start_relay_once(self._settings, self.data_dir)
+                elif relay is not None and relay.poll() is not None:
+                    relay = None
+                time.sleep(_POLL_SECONDS)
+        finally:
+            if relay is not None:
+                end_relay(relay, max(0.0, deadline - time.monotonic()))
+        return left
+
     def _open(self) -> JournalWriter:
         make_private(self.data_dir)
         settings = self._settings
@@ -131,7 +171,7 @@ class EventJournal:
             release=e2i_serving.__version__,
             deployment=where,
         )
-        return JournalWriter(
+        writer = JournalWriter(
             self.data_dir / "journal",
             life,
             segment_bytes=SEGMENT_BYTES,
@@ -139,6 +179,8 @@ class EventJournal:
             power_loss=True,  # closing it waits for the disk
             cipher=cipher_of(settings),
         )
+        writer.room = self._room.left()
+        return writer
 
 
 def start_relay_once(settings: Settings, data_dir: Path) -> subprocess.Popen[bytes]:

@@ -26,7 +26,7 @@ from e2i_serving.settings import Settings
 from e2i_serving.typing import AuditQuery
 
 DELIVERY_SECONDS: Final = 30.0
-"""How long to wait for the store when no relay runs."""
+"""How long to wait for the store when no relay runs, and for room in the journal."""
 
 _CHUNK: Final = 500
 _SALT_BYTES: Final = 16
@@ -99,7 +99,7 @@ class OutcomeRecorder:
         """
         place = locate(where)
         source = place.source()
-        journal = EventJournal(place.data_dir, place.settings)
+        journal = EventJournal(place.data_dir, place.settings, room_seconds=DELIVERY_SECONDS)
         return cls(
             journal,
             source,

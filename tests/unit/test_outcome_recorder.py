@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from e2i_serving.exceptions import JournalError, QueryError
-from e2i_serving.journal import list_lives
+from e2i_serving.journal import JournalRoom, list_lives
 from e2i_serving.outcomes import GivenOutcome
 from e2i_serving.record import Entry, Life, ModelInfo, Outcome, OutcomeEvent, PredictionRecord, Values
 from e2i_serving.relay.explode import explode
@@ -255,3 +255,36 @@ def test_a_journal_that_can_not_be_written_is_said(data_dir):
     (data_dir / "journal").write_text("in the way")
     with pytest.raises(JournalError, match="journal"):
         EventJournal(data_dir, load_settings().settings).append(OutcomeEvent("o", 1, prediction_id="p", value=1))
+
+
+def test_outcomes_leave_room_for_predictions(data_dir):
+    """They take their part of the journal and no more, and say what to do; once they are delivered, it goes on."""
+    settings = load_settings({"data_dir": str(data_dir), "journal_bytes": 4 * 2**20}).settings
+    journal = EventJournal(data_dir, settings)
+    recorded = 0
+
+    def record_on() -> None:
+        nonlocal recorded
+        while recorded < 1000:
+            journal.append(OutcomeEvent(f"o{recorded}", 1, prediction_id="p1", value="v" * 60_000))
+            recorded += 1
+
+    with closing(journal):
+        with pytest.raises(JournalError, match="journal_bytes"):
+            record_on()
+        assert recorded > 10
+        assert JournalRoom(data_dir / "journal", settings.journal_bytes).left() >= 2 * 2**20
+        relay(data_dir)
+        journal.append(OutcomeEvent("another", 1, prediction_id="p1", value="v" * 60_000))
+    relay(data_dir)
+    assert len(stored(data_dir)) == recorded + 1
+
+
+def test_an_import_waits_for_room(data_dir, monkeypatch):
+    """What is more than the journal takes at once is recorded as the relay, run for it if need be, makes room."""
+    monkeypatch.setenv("E2I_SERVING_JOURNAL_BYTES", str(4 * 2**20))
+    given = [GivenOutcome(prediction_id="p1", name=f"n{number}", value="v" * 60_000) for number in range(100)]
+    with OutcomeRecorder.open(data_dir) as recorder:
+        assert all(recorded.is_new for recorded in recorder.record_all(given))
+        assert recorder.deliver()
+    assert len(stored(data_dir)) == 100

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from dataclasses import make_dataclass
 from typing import Any
 
 import numpy as np
@@ -36,3 +38,18 @@ def forms(secret: str | float) -> list[bytes]:
     kinds = ("<f8", ">f8", "<i8", ">i8") if isinstance(secret, int) else ("<f8", ">f8")
     numbers = [np.array(secret, dtype=kind).tobytes() for kind in kinds]
     return [repr(secret).encode(), *numbers]
+
+
+class Ordered(OrderedDict[str, Any]):
+    """An object of a type of its own."""
+
+
+class Some(list[Any]):
+    """A list of a type of its own."""
+
+
+def as_dataclass(fields: dict[str, Any]) -> Any:
+    """An object whose content is in its fields; names that no field can have stand in an object beside it."""
+    if all(name.isidentifier() for name in fields):
+        return make_dataclass("Fields", fields)(**fields)
+    return Ordered(fields)

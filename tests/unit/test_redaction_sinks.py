@@ -6,10 +6,9 @@ import functools
 import io
 import logging
 import tempfile
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import is_dataclass, make_dataclass, replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,27 +18,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
-from redacting import forms
+from redacting import Ordered, Some, as_dataclass, forms
 
 from e2i_serving.exporters.documents import as_json, document
 from e2i_serving.exporters.opik import OpikExporter
 from e2i_serving.exporters.opik_traces import TraceStyle
 from e2i_serving.exporters.otlp_logs import OtlpLogsExporter
 from e2i_serving.exporters.webhook import cloud_event
-from e2i_serving.journal.frame import FrameKind, encode_into
+from e2i_serving.journal.frame import KINDS, FrameKind, encode_into
 from e2i_serving.observers.access_log import AccessLogObserver
 from e2i_serving.observers.metrics import MetricsObserver, SeriesFile, collect, render
 from e2i_serving.observers.spans import spans_of
 from e2i_serving.record import (
+    AccessEvent,
     Column,
     Constant,
     Entry,
     FeatureProvenance,
+    LateResult,
     Life,
     Matrix,
     ModelInfo,
     Outcome,
+    OutcomeEvent,
     PredictionRecord,
+    StreamEnd,
     Values,
     ViewReading,
 )
@@ -178,23 +181,6 @@ floats = wholes.map(lambda number: number % 10**12 + 0.625)
 secrets = st.one_of(texts, wholes, floats)
 actions = st.sampled_from(["drop", "mask", "hash"])
 names = st.sampled_from(["a", "b.c", "name", "patient"])
-
-
-class Ordered(OrderedDict[str, Any]):
-    """An object of a type of its own."""
-
-
-class Some(list[Any]):
-    """A list of a type of its own."""
-
-
-def as_dataclass(fields: dict[str, Any]) -> Any:
-    """An object whose content is in its fields; names that no field can have stand in an object beside it."""
-    if all(name.isidentifier() for name in fields):
-        return make_dataclass("Fields", fields)(**fields)
-    return Ordered(fields)
-
-
 objects = st.sampled_from([dict, Ordered, as_dataclass])
 """Makes an object of what it holds: all of these are kept alike."""
 lists = st.sampled_from([list, tuple, Some])
@@ -385,3 +371,24 @@ def test_no_sink_shows_what_a_pattern_finds(what: Planted, phrase: str) -> None:
     redactor = redactor_of(Settings(redaction_patterns=["zq[A-Z]{12,20}"]), LIFE.model)
     assert redactor is not None
     assert_gone(redactor.record(build(fields)), [secret for secret in what.secrets if isinstance(secret, str)])
+
+
+@pytest.mark.parametrize("make", [dict, Ordered, as_dataclass])
+def test_no_event_shows_what_a_rule_or_a_pattern_covers(make: Callable[[dict[str, Any]], Any]) -> None:
+    """What comes after a record, or of who looks at it, is redacted whatever its values are made of."""
+    rules = [{"path": f"outputs.{name}.ssn", "action": "drop"} for name in ("prediction", "truth")]
+    redactor = redactor_of(Settings(redaction_rules=rules, redaction_patterns=["email"]), LIFE.model)
+    assert redactor is not None
+    value = make({"ssn": "zqSECRET", "mail": np.str_("zq@secret.com"), "more": Some(["zq@secret.com"])})
+    events = (
+        redactor.outcome(OutcomeEvent("o1", 1, "p1", value=value, comment="zq@secret.com", source="zq@secret.com")),
+        redactor.late_result(LateResult("p1", 0.1, Outcome.OK, outputs={"prediction": Values([value])})),
+        redactor.late_result(LateResult("p1", 0.1, Outcome.ERROR, error_message="of zq@secret.com")),
+        redactor.stream_end(StreamEnd("p1", 0.1, Outcome.ERROR, error_message="of zq@secret.com")),
+        redactor.access(AccessEvent("a1", 1, conditions={"labels": make({"mail": "zq@secret.com"}), "id": "r"})),
+    )
+    for event in events:
+        buffer = bytearray()
+        encode_into(buffer, event, KINDS[type(event)], 1, 1)
+        assert b"***" in buffer
+        assert b"zq" not in buffer

@@ -90,29 +90,31 @@ def kills(bench: Bench) -> Finding:
     """Kill -9 of each worker five times, of the relay too, and the store down in between."""
     rng = random.Random(bench.seed)
     service = bench.service("kills", on_server=True)
-    with Load(service.port) as load:
+    with Load(service.port) as load, ExitStack() as broken:
         load.await_more()
         relays = 0
         stopped = 0.0
         for turn in range(KILLS):
             if turn == KILLS // 2:
                 bench.postgres.stop()
+                broken.callback(bench.postgres.start)
                 stopped = time.monotonic()
-            for worker in rng.sample(service.workers(), WORKERS):
+            for worker in (killed := rng.sample(service.workers(), WORKERS)):
                 time.sleep(rng.uniform(0.2, 2.0))
                 worker.kill()
             for relay in service.relays():
                 with suppress(psutil.NoSuchProcess):
                     relay.kill()
                     relays += 1
+            psutil.wait_procs(killed, 30)
             wait_for(lambda: len(service.workers()) == WORKERS, 90, "as many workers as before")
             load.await_more(seconds=90)
             if stopped and time.monotonic() - stopped >= bench.seconds:
-                bench.postgres.start()
+                broken.close()
                 stopped = 0.0
         if stopped:
             time.sleep(max(0.0, bench.seconds - (time.monotonic() - stopped)))
-            bench.postgres.start()
+            broken.close()
         load.await_more()
     note = f"{KILLS * WORKERS} workers and {relays} relays killed, store down for at least {bench.seconds:g} s"
     return Finding(service, load, note=note)

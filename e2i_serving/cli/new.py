@@ -83,10 +83,12 @@ def update(
       e2i-serving update
       e2i-serving update services/voucher
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
-    from e2i_serving.cli.wheels import requirement_for  # noqa: PLC0415  # keeps --help fast
+    from e2i_serving.cli.wheels import drop_wheels, requirement_for  # noqa: PLC0415  # keeps --help fast
 
     try:
-        done = update_project(folder, requirement_for(folder, wheel, answers_of(folder).extras))
+        requirement = requirement_for(folder, wheel, answers_of(folder).extras)
+        done = update_project(folder, requirement)
+        drop_wheels(folder, requirement)
     except OSError as error:
         raise ConfigurationError(f"{folder} can't be written to: {error.strerror}. Change its permissions.") from error
     for path, what in sorted(done.items()):

@@ -15,6 +15,9 @@ from e2i_serving.exceptions import ConfigurationError
 
 PACKAGE: Final = "e2i-serving"
 
+WHEELS: Final = "wheels"
+"""The folder of a project that holds them."""
+
 _OF_AN_INSTALLATION: Final = frozenset({"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"})
 """Files beside a package's metadata that an installer wrote, and no wheel has."""
 
@@ -53,6 +56,24 @@ def requirement_for(folder: Path, wheel: Path | None, extras: Iterable[str]) -> 
     return _carried(name, wanted)
 
 
+def drop_wheels(folder: Path, requirement: str) -> None:
+    """Delete the project's wheels of this package that nothing requires any more.
+
+    Args:
+        folder: The project's folder.
+        requirement: The lines by which it requires this package now; what they name stays, as does what a text file
+            beside names, for its owner may have kept that one.
+
+    Raises:
+        OSError: The folder can't be written to.
+    """
+    beside = (path for ending in ("*.txt", "*.toml", "*.yaml") for path in folder.glob(ending))
+    required = "\n".join([requirement, *(path.read_text(encoding="utf-8", errors="replace") for path in beside)])
+    for wheel in (folder / WHEELS).glob("e2i_serving-*.whl"):
+        if wheel.name not in required:
+            wheel.unlink()
+
+
 def is_editable() -> bool:
     """Whether this package is installed from a source tree that it stays in."""
     origin = json.loads(distribution(PACKAGE).read_text("direct_url.json") or "{}")
@@ -65,11 +86,9 @@ def _carried(name: str, wanted: str) -> str:
 
 
 def _place(folder: Path, name: str) -> Path:
-    """Where the project's wheel is to be; those of other releases are gone from there."""
-    wheels = folder / "wheels"
+    """Where the project's wheel is to be."""
+    wheels = folder / WHEELS
     wheels.mkdir(parents=True, exist_ok=True)
-    for other in wheels.glob("e2i_serving-*.whl"):
-        other.unlink()
     return wheels / name
 
 

@@ -224,17 +224,36 @@ def test_an_update_needs_a_project(tmp_path):
         update_project(tmp_path, REQUIREMENT)
 
 
-def test_a_wheel_that_is_named_is_carried(tmp_path):
-    """It is copied into the project and required from there, in the place of an older one."""
-    wheel = tmp_path / "e2i_serving-9.9.9-py3-none-any.whl"
+def wheel_of(folder: Path, release: str) -> Path:
+    """A wheel of this package, of some release."""
+    wheel = folder / f"e2i_serving-{release}-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
         archive.writestr("e2i_serving/__init__.py", "")
-    older = tmp_path / "project" / "wheels" / "e2i_serving-1.0.0-py3-none-any.whl"
-    older.parent.mkdir(parents=True)
-    older.write_text("")
+    return wheel
+
+
+def test_an_update_keeps_the_wheel_that_is_still_required(tmp_path):
+    """A wheel goes once no requirement names it: not while an edited requirements.txt is kept that does."""
+    project, older, newer = tmp_path / "churn", wheel_of(tmp_path, "1.0.0"), wheel_of(tmp_path, "9.9.9")
+    assert invoke("new", "causal", "churn", "--output", project, "--wheel", older).exit_code == 0
+    required = project / "requirements.txt"
+    required.write_text(required.read_text() + "lightgbm\n")
+
+    assert invoke("update", project, "--wheel", newer).exit_code == 1
+    assert older.name in required.read_text()
+    assert {path.name for path in (project / "wheels").iterdir()} == {older.name, newer.name}
+
+    (project / "requirements.txt.new").replace(required)
+    assert invoke("update", project, "--wheel", newer).exit_code == 0
+    assert [path.name for path in (project / "wheels").iterdir()] == [newer.name]
+
+
+def test_a_wheel_that_is_named_is_carried(tmp_path):
+    """It is copied into the project and required from there."""
+    wheel = wheel_of(tmp_path, "9.9.9")
     line = wheels.requirement_for(tmp_path / "project", wheel, ["sentry", "otlp"])
     assert line == "./wheels/e2i_serving-9.9.9-py3-none-any.whl\ne2i-serving[otlp,sentry]"
-    assert [path.name for path in older.parent.iterdir()] == [wheel.name]
+    assert [path.name for path in (tmp_path / "project" / "wheels").iterdir()] == [wheel.name]
     with pytest.raises(ConfigurationError, match="is no wheel of e2i-serving"):
         wheels.requirement_for(tmp_path / "project", tmp_path / "x.whl", [])
 

@@ -1,0 +1,127 @@
+"""What a project made of the templates holds: files that are what their names say, and agree with each other."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from e2i_serving.cli.projects import Answers, Kind, project_files
+from e2i_serving.settings import load_settings
+from e2i_serving.slo import load_objectives
+
+ROOT = Path(__file__).parents[2]
+REQUIREMENT = "e2i-serving==0.1.0"
+CHOICES = [
+    frozenset(chosen)
+    for number in range(6)
+    for chosen in itertools.combinations(("feast", "opik", "otlp", "pyproject", "sentry"), number)
+]
+OF_FEAST = {"features.py", "feature_repo/definitions.py", "feature_repo/feature_store.yaml"}
+COMMON = {
+    "README.md",
+    "collector.yaml",
+    "kubernetes.yaml",
+    "observability.yaml",
+    "prometheus.yml",
+    "prometheus/alerts.yaml",
+    "prometheus/objectives.yaml",
+    "dashboards/e2i-model.json",
+    "dashboards/e2i-overview.json",
+    "requirements.txt",
+    "service.py",
+    "slo.yaml",
+    "tests/test_service.py",
+    "train.py",
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "chosen"),
+    [
+        *((Kind.CLASSIFICATION, chosen) for chosen in CHOICES),
+        *((kind, chosen) for kind in (Kind.REGRESSION, Kind.CAUSAL) for chosen in (CHOICES[0], CHOICES[-1])),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "+".join(sorted(part)) or "none",
+)
+def test_every_file_is_what_its_name_says(kind, chosen, tmp_path):
+    """Whatever is chosen: Python compiles, YAML and TOML parse, settings and objectives are taken by their readers."""
+    options = dict.fromkeys(chosen, True)
+    files = project_files(Answers("credit-risk_2", kind, REQUIREMENT, **options))
+    assert set(files) >= COMMON
+    assert (set(files) >= OF_FEAST) is ("feast" in chosen)
+    for path, text in files.items():
+        assert "{{" not in text.replace("{{ $", "").replace("{{$", "") or path.startswith(
+            ("prometheus/", "dashboards/")
+        )
+        assert text.endswith("\n")
+        assert "\n\n\n\n" not in text
+        match Path(path).suffix:
+            case ".py":
+                ast.parse(text)
+            case ".yaml" | ".yml":
+                assert list(yaml.safe_load_all(text))
+            case ".json":
+                json.loads(text)
+    for name in ("observability.yaml", "slo.yaml"):
+        (tmp_path / name).write_text(files[name])
+    settings = load_settings(config_dir=tmp_path).settings
+    assert settings.trace_exporter == ("otlp-grpc" if "otlp" in chosen else "none")
+    assert settings.opik_enabled is ("opik" in chosen)
+    assert load_objectives(tmp_path / "slo.yaml")
+    assert ("bentofile.yaml" in files) is ("pyproject" not in chosen)
+    build = tomllib.loads(files["pyproject.toml"]).get("tool", {}).get("bentoml", {}).get("build")
+    described = build or yaml.safe_load(files["bentofile.yaml"])
+    assert described["service"] == "service:CreditRisk2"
+    assert described["name"] == "credit_risk_2"
+    assert ("feature_repo/*" in described["include"]) is ("feast" in chosen)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "variable"),
+    [("opik", "OPIK_API_KEY"), ("otlp", "OTEL_EXPORTER_OTLP_ENDPOINT"), ("sentry", "SENTRY_DSN")],
+)
+def test_where_it_goes_is_told_by_the_environment(chosen, variable):
+    """Settings, README and manifest name the variable of what was chosen, and of nothing else."""
+    plain = project_files(Answers("churn", Kind.CAUSAL, REQUIREMENT))
+    files = project_files(Answers("churn", Kind.CAUSAL, REQUIREMENT, **{chosen: True}))
+    for name in ("observability.yaml", "README.md", "kubernetes.yaml"):
+        assert variable in files[name]
+        assert variable not in plain[name]
+    assert f"#   {variable}=" in files["observability.yaml"]
+
+
+def test_extras_are_those_that_are_needed():
+    """Opik is spoken to without its SDK, so that the bento carries none."""
+    everything = Answers("churn", Kind.CAUSAL, REQUIREMENT, feast=True, opik=True, otlp=True, sentry=True)
+    assert everything.extras == ("feast", "otlp", "sentry")
+    assert Answers("churn", Kind.CAUSAL, REQUIREMENT).extras == ()
+
+
+def test_kubernetes_keeps_the_journal_and_lets_the_relay_end_last():
+    """Probes, a grace period longer than the relay's last delivery, and the same volume for server and relay."""
+    text = project_files(Answers("churn", Kind.REGRESSION, REQUIREMENT))["kubernetes.yaml"]
+    service, workload = yaml.safe_load_all(text)
+    pod = workload["spec"]["template"]["spec"]
+    (server,), (relay,) = pod["containers"], pod["initContainers"]
+    assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(server)
+    assert pod["terminationGracePeriodSeconds"] > load_settings().settings.relay_shutdown_seconds
+    assert relay["restartPolicy"] == "Always"
+    assert relay["volumeMounts"] == server["volumeMounts"]
+    assert relay["env"] == server["env"]
+    assert workload["spec"]["volumeClaimTemplates"][0]["metadata"]["name"] == server["volumeMounts"][0]["name"]
+    assert service["spec"]["selector"] == workload["spec"]["selector"]["matchLabels"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "example"), [("regression", "conformal", "diabetes"), ("causal", "uplift", "uplift")]
+)
+def test_models_are_those_of_the_examples(kind, name, example):
+    """A template's model is the tested one of the examples."""
+    template = ROOT / "templates" / "kinds" / kind / f"{name}.py.jinja"
+    assert template.read_text() == (ROOT / "examples" / example / f"{name}.py").read_text()

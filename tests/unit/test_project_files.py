@@ -118,6 +118,19 @@ def test_kubernetes_keeps_the_journal_and_lets_the_relay_end_last():
     assert service["spec"]["selector"] == workload["spec"]["selector"]["matchLabels"]
 
 
+def test_no_container_of_the_pod_may_gain_rights():
+    """Server and relay are as confined as a namespace of the restricted standard wants them."""
+    _, workload = yaml.safe_load_all(project_files(Answers("churn", Kind.CAUSAL, REQUIREMENT))["kubernetes.yaml"])
+    pod = workload["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    for container in (*pod["containers"], *pod["initContainers"]):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "example"), [("regression", "conformal", "diabetes"), ("causal", "uplift", "uplift")]
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import itertools
 import json
+import re
 import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -71,7 +73,7 @@ def test_every_file_is_what_its_name_says(kind, chosen, tmp_path):
     for name in ("observability.yaml", "slo.yaml"):
         (tmp_path / name).write_text(files[name])
     settings = load_settings(config_dir=tmp_path).settings
-    assert settings.trace_exporter == ("otlp-grpc" if "otlp" in chosen else "none")
+    assert settings.trace_exporter == ("otlp-http" if "otlp" in chosen else "none")
     assert settings.opik_enabled is ("opik" in chosen)
     assert load_objectives(tmp_path / "slo.yaml")
     assert ("bentofile.yaml" in files) is ("pyproject" not in chosen)
@@ -129,6 +131,26 @@ def test_no_container_of_the_pod_may_gain_rights():
             "capabilities": {"drop": ["ALL"]},
             "seccompProfile": {"type": "RuntimeDefault"},
         }
+
+
+def test_every_signal_finds_the_collector(tmp_path):
+    """Whatever the settings send, those in comments too, goes where the manifest says and the collector listens."""
+    files = project_files(Answers("churn", Kind.CAUSAL, REQUIREMENT, otlp=True))
+    wanted = re.sub(r"(?m)^# (\w+: (?:otlp-\w+|true))", r"\1", files["observability.yaml"])
+    (tmp_path / "observability.yaml").write_text(wanted)
+    settings = load_settings(config_dir=tmp_path).settings
+    assert settings.otlp_logs_enabled
+    assert {settings.trace_exporter, settings.metrics_exporter, settings.log_exporter} == {"otlp-http"}
+
+    _, workload = yaml.safe_load_all(files["kubernetes.yaml"])
+    (server,) = workload["spec"]["template"]["spec"]["containers"]
+    (endpoint,) = (each["value"] for each in server["env"] if each["name"] == "OTEL_EXPORTER_OTLP_ENDPOINT")
+    collector = yaml.safe_load(files["collector.yaml"])
+    assert collector["receivers"]["otlp"]["protocols"]["http"]["endpoint"] == f"0.0.0.0:{urlsplit(endpoint).port}"
+    assert f"OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:{urlsplit(endpoint).port}" in files["observability.yaml"]
+    pipelines = collector["service"]["pipelines"]
+    assert pipelines.keys() == {"metrics", "traces", "logs"}
+    assert all("otlp" in pipeline["receivers"] for pipeline in pipelines.values())
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,21 @@ def test_new_prints_its_files(tmp_path):
     assert "README.md" in done.stdout.splitlines()[-1]
 
 
+def test_what_the_documentation_puts_into_a_project_is_not_committed(project):
+    """The data directory of the tutorial, with its signing key, and files of keys are left out by `git add .`."""
+    for name in ("data/signing.key", "data/journal/0/1.seg", "data/checkpoints.jsonl", "keys", "mine.key", "train.csv"):
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
+        (project / name).write_text("x")
+    subprocess.run(["git", "init", "--quiet", project], check=True, timeout=30)
+    subprocess.run(["git", "add", "."], cwd=project, check=True, timeout=30)
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=project, check=True, timeout=30, capture_output=True, text=True
+    ).stdout.split()
+    assert set(listed) >= {"service.py", "observability.yaml", "tests/test_service.py"}
+    assert "train.csv" in listed
+    assert not [name for name in listed if name.startswith(("data/", "keys")) or name.endswith(".key")]
+
+
 def test_an_update_with_nothing_new_does_nothing(project):
     """What is as it should be is not written again, whatever its owner changed."""
     (project / "train.py").write_text("mine\n")

@@ -32,12 +32,14 @@ def new(
         bool, typer.Option("--pyproject", help="Describe the bento in pyproject.toml, not in bentofile.yaml.")
     ] = False,
     feast: Annotated[bool, typer.Option("--feast", help="Fetch features by entity, from a Feast repository.")] = False,
-    opik: Annotated[bool, typer.Option("--opik", help="Send a trace of each prediction to Opik.")] = False,
+    opik: Annotated[
+        bool, typer.Option("--opik", help="Send a trace of each prediction to Opik; needs its address or a key.")
+    ] = False,
     otlp: Annotated[bool, typer.Option("--otlp", help="Send spans to an OpenTelemetry collector.")] = False,
     sentry: Annotated[bool, typer.Option("--sentry", help="Send errors to Sentry, or to its like.")] = False,
     wheel: Wheel = None,
 ) -> None:
-    """Write a project that trains, tests, builds and serves as it is.
+    """Write a project that trains, tests, builds and serves as it is; for Opik, once it is told where that is.
 
     It holds a service, a training script on data that needs no network, tests, the bento's description, objectives,
     rules for Prometheus, dashboards, and configuration for a collector and for Kubernetes. The folder must be empty.

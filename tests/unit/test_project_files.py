@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from e2i_serving.cli.projects import Answers, Kind, project_files
+from e2i_serving.runtime.exporting import exporter_problems
 from e2i_serving.settings import load_settings
 from e2i_serving.slo import load_objectives
 
@@ -151,6 +152,44 @@ def test_every_signal_finds_the_collector(tmp_path):
     pipelines = collector["service"]["pipelines"]
     assert pipelines.keys() == {"metrics", "traces", "logs"}
     assert all("otlp" in pipeline["receivers"] for pipeline in pipelines.values())
+
+
+def commands_of(page: str, heading: str) -> list[str]:
+    """The commands under a heading of a README, each on one line."""
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    blocks = "".join(re.findall(r"(?ms)^```console\n(.*?)^```", section)).replace("\\\n", "")
+    return [" ".join(line.partition("  #")[0].split()) for line in re.findall(r"(?m)^\$ (.*)$", blocks)]
+
+
+def test_a_container_may_write_to_its_volume():
+    """A new volume is root's: the image's user gets it before the server runs on it, which is told all."""
+    options = {"opik": True, "otlp": True, "sentry": True}
+    _, give, run = commands_of(
+        project_files(Answers("churn", Kind.CAUSAL, REQUIREMENT, **options))["README.md"], "A container"
+    )
+    volume = "-v churn-data:/var/lib/e2i-serving"
+    assert give == (
+        f"docker run --rm --user root --entrypoint chown {volume} churn:latest 1034:1034 /var/lib/e2i-serving"
+    )
+    assert volume in run
+    assert run.endswith(" churn:latest")
+    for name in ("OPIK_URL_OVERRIDE", "OPIK_API_KEY", "OTEL_EXPORTER_OTLP_ENDPOINT", "SENTRY_DSN"):
+        assert f" -e {name} " in run
+    plain = commands_of(project_files(Answers("churn", Kind.CAUSAL, REQUIREMENT))["README.md"], "A container")
+    assert plain[2].count(" -e ") == 1
+
+
+def test_a_project_for_opik_says_where_it_is_before_it_serves(tmp_path, monkeypatch):
+    """Without an address or a key the start is refused, and what README exports is enough for it."""
+    files = project_files(Answers("churn", Kind.CAUSAL, REQUIREMENT, opik=True))
+    (tmp_path / "observability.yaml").write_text(files["observability.yaml"])
+    for name in ("OPIK_URL_OVERRIDE", "OPIK_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    assert list(exporter_problems(load_settings(config_dir=tmp_path).settings))
+    lines = commands_of(files["README.md"], "Run it")
+    assert lines.index("export OPIK_URL_OVERRIDE=http://localhost:5173/api") < lines.index("bentoml serve churn:latest")
+    monkeypatch.setenv("OPIK_URL_OVERRIDE", "http://localhost:5173/api")
+    assert not list(exporter_problems(load_settings(config_dir=tmp_path).settings))
 
 
 @pytest.mark.parametrize(

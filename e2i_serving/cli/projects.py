@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import keyword
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+import yaml
 
 import e2i_serving
 from e2i_serving.exceptions import ConfigurationError
@@ -28,6 +30,9 @@ NEWER: Final = ".new"
 LONGEST_NAME: Final = 40
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9]*(?:[-_][a-z0-9]+)*")
+TAKEN: Final = frozenset({"Any", "FeastFeatureStore", "Iterator", "Path", "ServiceHarness"})
+"""Names that the templates import beside the class of the service."""
+
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _PLACES: Final = (_PACKAGE / "_templates", _PACKAGE.parent / "templates")
 """In the wheel, and in the source tree."""
@@ -103,7 +108,7 @@ class _Mark(msgspec.Struct, forbid_unknown_fields=False):
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that a model, a class and a Kubernetes object can't all be named by.
+    """Refuse a name that a model, a class and a Kubernetes object can't all be named by, in YAML and in Python.
 
     Raises:
         ConfigurationError: It is such a name.
@@ -112,6 +117,13 @@ def check_name(name: str) -> None:
         raise ConfigurationError(
             f"{name!r} can't name a project. Take up to {LONGEST_NAME} lower-case letters and digits, in words "
             "parted by - or _, such as credit-risk."
+        )
+    named = _class_name(name)
+    means_something = not isinstance(yaml.safe_load(name), str) or keyword.iskeyword(name) or keyword.iskeyword(named)
+    if means_something or named in TAKEN:
+        raise ConfigurationError(
+            f"{name!r} can't name a project: it is a word that YAML, Python or the project's own code has a use for. "
+            f"Take another one, such as {name}-model."
         )
 
 
@@ -238,7 +250,7 @@ def _variables(answers: Answers) -> dict[str, Any]:
         "kind": answers.kind.value,
         "model": "_".join(words),
         "slug": "-".join(words),
-        "service": "".join(word.capitalize() for word in words),
+        "service": _class_name(answers.name),
         "requirement": answers.requirement,
         "pyproject": answers.pyproject,
         "rows": "entities" if answers.feast else "instances",
@@ -249,6 +261,10 @@ def _variables(answers: Answers) -> dict[str, Any]:
         "otlp": answers.otlp,
         "sentry": answers.sentry,
     }
+
+
+def _class_name(name: str) -> str:
+    return "".join(word.capitalize() for word in re.split("[-_]", name))
 
 
 def _templates() -> Path:

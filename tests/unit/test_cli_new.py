@@ -42,6 +42,15 @@ def test_a_name_that_can_not_name_everything_is_refused(name, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["true", "on", "no", "null", "none", "class", "false", "path", "service-harness"])
+def test_a_word_that_means_something_else_is_no_name(name, tmp_path):
+    """What YAML or Python has as a word of its own is refused at once, and nothing is written."""
+    done = invoke("new", "causal", "--output", tmp_path / "out", "--", name)
+    assert done.exit_code == 2
+    assert f"{name!r} can't name a project: " in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_holds_something_is_left_alone(project):
     """A project is never written over another one."""
     before = (project / "service.py").read_text()

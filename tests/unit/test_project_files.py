@@ -7,13 +7,15 @@ import itertools
 import json
 import re
 import tomllib
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 import yaml
 
-from e2i_serving.cli.projects import Answers, Kind, project_files
+from e2i_serving.cli.projects import TAKEN, Answers, Kind, project_files
 from e2i_serving.runtime.exporting import exporter_problems
 from e2i_serving.settings import load_settings
 from e2i_serving.slo import load_objectives
@@ -42,6 +44,21 @@ COMMON = {
     "tests/test_service.py",
     "train.py",
 }
+
+
+def leaves(value: Any, without: Collection[str]) -> Iterator[Any]:
+    """What stands in a document, at whatever depth; under some keys it is passed over."""
+    match value:
+        case dict():
+            for key, inner in value.items():
+                yield key
+                if key not in without:
+                    yield from leaves(inner, without)
+        case list():
+            for inner in value:
+                yield from leaves(inner, without)
+        case _:
+            yield value
 
 
 @pytest.mark.parametrize(
@@ -83,6 +100,24 @@ def test_every_file_is_what_its_name_says(kind, chosen, tmp_path):
     assert described["service"] == "service:CreditRisk2"
     assert described["name"] == "credit_risk_2"
     assert ("feature_repo/*" in described["include"]) is ("feast" in chosen)
+
+
+def test_a_name_is_text_in_every_file():
+    """Whatever YAML would take a name for, it stands there as text."""
+    files = project_files(Answers("no", Kind.CAUSAL, REQUIREMENT, feast=True, opik=True, otlp=True, sentry=True))
+    for path, text in files.items():
+        if path.endswith((".yaml", ".yml")):
+            assert False not in list(leaves(list(yaml.safe_load_all(text)), without={"allowPrivilegeEscalation"})), path
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_no_service_is_named_as_what_stands_beside_it(kind):
+    """Each class that a file with the service's class imports is a name that no project may have."""
+    files = project_files(Answers("churn", kind, REQUIREMENT, feast=True))
+    for path in ("service.py", "tests/test_service.py"):
+        imports = (node for node in ast.walk(ast.parse(files[path])) if isinstance(node, ast.ImportFrom))
+        names = {alias.name for node in imports if node.module != "service" for alias in node.names}
+        assert {name for name in names if name[0].isupper()} <= TAKEN
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import httpx
 import msgspec
+from bentoml import Model as StoredModel
+from bentoml.exceptions import BentoMLException
 
 from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.runtime.app import ObservedAppFactory
@@ -22,6 +24,17 @@ from e2i_serving.services.tabular import Table, read_chunks, refuse_format, writ
 ENDPOINT: Final = "/predict"
 _EXACT: Final = 2**53
 """From here on, several integers are the same floating-point number."""
+
+_STATE: Final = ("size", "modified_ns")
+_COMPARED: Final = {
+    ("service",): "service",
+    ("source",): "file",
+    _STATE: "state of the file",
+    ("chunk",): "chunk size",
+    ("entities",): "choice of entity keys",
+    ("models",): "model",
+}
+"""What makes a run another one, and how it is called."""
 
 _encoder: Final = msgspec.json.Encoder(enc_hook=str)
 
@@ -36,10 +49,16 @@ class _Manifest(msgspec.Struct, frozen=True):
     modified_ns: int
     chunk: int
     entities: tuple[str, ...]
+    models: tuple[str, ...]
 
-    def is_same(self, other: _Manifest) -> bool:
-        """Whether another run would score the same."""
-        return msgspec.structs.replace(other, run=self.run) == self
+    def other(self, wanted: _Manifest) -> str:
+        """In what another run would differ, in words; empty when it would score the same."""
+        for names, what in _COMPARED.items():
+            before, now = ([getattr(each, name) for name in names] for each in (self, wanted))
+            if before != now:
+                said = "" if names == _STATE else f" ({_words(before)}, and not {_words(now)})"
+                return f"another {what}{said}"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +88,8 @@ def score(
     """Score the rows of a file, and write the answers to another.
 
     Each chunk is one request on record. Chunks that were answered are kept beside the output until all are, so that a
-    run that was interrupted goes on where it was; the chunk it was in may be on record twice.
+    run that was interrupted goes on where it was; the chunk it was in may be on record twice. It does not go on with
+    another model, nor with a file that was changed.
 
     Args:
         service: A service made by ``@e2i_serving.service``.
@@ -97,6 +117,7 @@ def score(
         about.st_mtime_ns,
         chunk,
         tuple(entities),
+        _models_of(service),
     )
     parts = target.with_name(f"{target.name}.parts")
     manifest = _begin(parts, wanted)
@@ -106,13 +127,30 @@ def score(
     return Scored(manifest.run, rows, resumed)
 
 
+def _models_of(service: ObservedService) -> tuple[str, ...]:
+    try:
+        found = [model.resolve() for model in service.models]
+    except BentoMLException as error:
+        raise ConfigurationError(str(error)) from error
+    # Others than BentoML's store say where they put the model, its revision included.
+    return tuple(sorted(str(each.tag if isinstance(each, StoredModel) else each) for each in found))
+
+
+def _words(values: Sequence[Any]) -> str:
+    (value,) = values
+    return ", ".join(value) or "none" if isinstance(value, tuple) else str(value)
+
+
 def _begin(parts: Path, wanted: _Manifest) -> _Manifest:
     file = parts / "manifest.json"
     if file.exists():
         known = msgspec.json.decode(file.read_bytes(), type=_Manifest)
-        if known.is_same(wanted):
-            return known
-        raise ConfigurationError(f"{parts} holds an interrupted run of something else. Finish that one, or delete it.")
+        if other := known.other(wanted):
+            raise ConfigurationError(
+                f"{parts} holds an interrupted run with {other}. Finish that one as it began, or delete {parts} and "
+                "score anew."
+            )
+        return known
     parts.mkdir(parents=True, exist_ok=True)
     draft = parts / ".manifest.json"
     draft.write_bytes(msgspec.json.encode(wanted))
@@ -136,7 +174,7 @@ async def _score(
             if part.exists():
                 resumed += len(rows)
             else:
-                answer = await _answered(client, rows, number, manifest)
+                answer = await _answered(client, rows, number, manifest, parts)
                 await asyncio.to_thread(write_table, part, _spread(answer, len(rows)))
             scored += len(rows)
             if progress is not None:
@@ -144,7 +182,9 @@ async def _score(
     return scored, resumed
 
 
-async def _answered(client: httpx.AsyncClient, rows: Table, number: int, manifest: _Manifest) -> dict[str, Any]:
+async def _answered(
+    client: httpx.AsyncClient, rows: Table, number: int, manifest: _Manifest, parts: Path
+) -> dict[str, Any]:
     keys = manifest.entities
     if absent := [key for key in keys if key not in rows[0]]:
         raise ConfigurationError(f"{manifest.source} has no column {absent[0]!r} of an entity.")
@@ -161,7 +201,8 @@ async def _answered(client: httpx.AsyncClient, rows: Table, number: int, manifes
     if reply.status_code != httpx.codes.OK:
         raise ConfigurationError(
             f"{said} were answered {reply.status_code}: {reply.text[:500]} "
-            "Correct that and run it again: it goes on with these rows."
+            "If the service is at fault, mend it and run this again: it goes on with these rows. If they are, correct "
+            f"the file, delete {parts} and run it again: it begins anew."
         )
     answer: dict[str, Any] = reply.json()
     return answer

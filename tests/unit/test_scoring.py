@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
+import bentoml
 import numpy as np
 import pytest
 
@@ -76,7 +79,7 @@ def test_an_interrupted_run_goes_on(service, tmp_path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         score(service, source, target, entities=["customer"], chunk=10, progress=stop)
-    with pytest.raises(ConfigurationError, match="interrupted run of something else"):
+    with pytest.raises(ConfigurationError, match="holds an interrupted run with another chunk size"):
         score(service, source, target, entities=["customer"], chunk=5)
     done = score(service, source, target, entities=["customer"], chunk=10)
     assert (done.rows, done.resumed) == (25, 10)
@@ -84,6 +87,66 @@ def test_an_interrupted_run_goes_on(service, tmp_path) -> None:
         assert [float(row["predictions"]) for row in csv.DictReader(file)] == [number + 1.0 for number in range(25)]
     with trail_of(service, tmp_path) as trail:
         assert trail.count() == 3
+
+
+def stored_model() -> str:
+    """Save a model, and give its tag."""
+    with bentoml.models.create("scored_by", module="bentoml.sklearn") as model:
+        pass
+    return str(model.tag)
+
+
+def served(data_dir: Path) -> Any:
+    """A service of the latest of those models, as another process would import it: BentoML looks `latest` up once."""
+
+    @e2i_serving.service(observability={"data_dir": str(data_dir), "relay_enabled": False, "gc_freeze": False})
+    class Offset(e2i_serving.RegressionService):
+        model = "scored_by:latest"
+        feature_names = ("a", "b")
+
+        def load(self) -> Any:
+            class First:
+                def predict(self, rows: Any) -> Any:
+                    return np.asarray(rows)[:, 0]
+
+            return First()
+
+    return Offset
+
+
+def test_a_run_is_not_gone_on_with_by_another_model(tmp_path) -> None:
+    """Where the model was trained anew in between, that is said, with both; the rows of one output are of one model."""
+    first, data_dir = stored_model(), tmp_path / "data"
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    write(source, [(f"c{number}", number, 1.0) for number in range(25)])
+
+    def stop(_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(served(data_dir), source, target, entities=["customer"], chunk=10, progress=stop)
+    second = stored_model()
+    with pytest.raises(ConfigurationError) as refused:
+        score(served(data_dir), source, target, entities=["customer"], chunk=10)
+    assert f"holds an interrupted run with another model ({first}, and not {second})" in str(refused.value)
+    bentoml.models.delete(second)
+    assert score(served(data_dir), source, target, entities=["customer"], chunk=10).resumed == 10
+
+
+def test_what_is_said_of_rows_that_fail_is_what_then_holds(service, tmp_path) -> None:
+    """A corrected file is another file: the parts are to be deleted first, and then it is scored from its beginning."""
+    source, target = tmp_path / "in.csv", tmp_path / "out.csv"
+    write(source, [("c0", 1.0, 1.0), ("c1", -1.0, 1.0)])
+    with pytest.raises(ConfigurationError) as failed:
+        score(service, source, target, entities=["customer"], chunk=1)
+    parts = target.with_name("out.csv.parts")
+    assert f"correct the file, delete {parts} and run it again" in str(failed.value)
+    write(source, [("c0", 1.0, 1.0), ("c1", 10.0, 1.0)])
+    with pytest.raises(ConfigurationError, match="holds an interrupted run with another state of the file"):
+        score(service, source, target, entities=["customer"], chunk=1)
+    shutil.rmtree(parts)
+    done = score(service, source, target, entities=["customer"], chunk=1)
+    assert (done.rows, done.resumed) == (2, 0)
 
 
 def test_rows_that_fail_are_said(service, tmp_path) -> None:

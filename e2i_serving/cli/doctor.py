@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from e2i_serving.cli.printing import clean
+from e2i_serving.cli.printing import one_line
 
 PAGE: Final = "docs/doctor.md"
 """Where each check has a section that says more."""
@@ -41,6 +41,6 @@ def doctor(
             if not problems:
                 typer.echo(f"ok     {name}")
             for problem in problems:
-                typer.echo(f"{mark:6} {clean(str(problem))} See {PAGE}#{problem.check}")
+                typer.echo(f"{mark:6} {one_line(problem)} See {PAGE}#{problem.check}")
     if not examination.is_sound:
         raise typer.Exit(1)

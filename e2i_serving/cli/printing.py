@@ -44,6 +44,11 @@ def clean(value: object) -> str:
     return "" if value is None else _CONTROL.sub("\ufffd", str(value))
 
 
+def one_line(message: object) -> str:
+    """A message as one line that is safe to show, its lines parted by semicolons."""
+    return "; ".join(clean(part.strip()) for part in str(message).splitlines() if part.strip())
+
+
 def text(value: object, style: str = "") -> Text:
     """A value as a cell that no markup in it can change."""
     return Text(clean(value), style=style)
@@ -98,8 +103,8 @@ def show(*what: RenderableType) -> None:
 
 def print_error(message: str) -> None:
     """Say what went wrong, on standard error, in red on a terminal."""
-    line = "; ".join(clean(part) for part in message.splitlines() if part)
-    Console(stderr=True, highlight=False, emoji=False).print(Text(f"Error: {line}", style="red"), soft_wrap=True)
+    said = Text(f"Error: {one_line(message)}", style="red")
+    Console(stderr=True, highlight=False, emoji=False).print(said, soft_wrap=True)
 
 
 def print_json_lines(rows: Iterable[Any]) -> None:

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,14 +51,17 @@ class Problem:
         check: Name of the check that found it.
         what: What is wrong, and where.
         mend: What to do about it.
+        service: Which service it is of; empty where there is but one.
     """
 
     check: str
     what: str
     mend: str
+    service: str = ""
 
     def __str__(self) -> str:
-        return f"[{self.check}] {self.what} {self.mend}".rstrip()
+        of = f"{self.service}: " if self.service else ""
+        return f"{of}[{self.check}] {self.what} {self.mend}".rstrip()
 
 
 Check = Callable[[ServiceDefinition, ResolvedSettings], Iterator[Problem]]
@@ -103,7 +107,19 @@ def load_service(target: str, working_dir: Path) -> Any:
     try:
         return bentoml.load(target, working_dir=str(working_dir))
     except (E2IServingError, BentoMLException, ImportError, SyntaxError) as error:
-        raise ConfigurationError(f"{target} can't be imported from {working_dir.absolute()}: {error}") from error
+        said = str(error)
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # a service file may do anything, and raise anything
+        said = f"{type(error).__name__}: {error}{_raised_at(error, working_dir)}"
+    raise ConfigurationError(f"{target} can't be imported from {working_dir.absolute()}: {said}")
+
+
+def _raised_at(error: BaseException, working_dir: Path) -> str:
+    """The last line of the user's own that an error came through, as syntax errors have it."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename).absolute()
+        if path.is_relative_to(working_dir.absolute()) and "site-packages" not in path.parts:
+            return f" ({path.name}, line {frame.lineno})"
+    return ""
 
 
 @contextmanager

@@ -6,14 +6,15 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from bentoml._internal.container import BentoMLContainer
+from bentoml.exceptions import BentoMLException
 
 from e2i_serving.exceptions import ConfigurationError
-from e2i_serving.runtime.checks import Check, Problem, importable, load_service, run_checks
+from e2i_serving.runtime.checks import HOOK, Check, Problem, importable, load_service, run_checks
 from e2i_serving.runtime.definition import ServiceDefinition, definition_of
 from e2i_serving.runtime.exporting import round_trips
 from e2i_serving.runtime.labels import declared_labels, label_bounds
@@ -48,22 +49,46 @@ class Examination:
 def examine(target: str, working_dir: Path) -> Examination:
     """Import a service as ``bentoml serve`` would, check it, load its model, and go to every destination and back.
 
+    Likewise every service that it depends on and that would be served beside it.
+
     Args:
         target: The service: ``module:Class``, a folder, or a bento's tag.
         working_dir: The folder to import it from.
     """
     try:
-        loaded = load_service(target, working_dir)
-    except ConfigurationError as error:
+        served = _served(load_service(target, working_dir))
+    except (ConfigurationError, BentoMLException) as error:
         return Examination([("import", [Problem("import", str(error), "")])], [])
-    definition = definition_of(loaded.inner)
-    found: Found = [("import", []), *run_checks(definition)]
+    found: Found = [("import", [])]
+    for name, definition in served.items():
+        found += _of(name, run_checks(definition))
     if any(problems for _, problems in found):
         return Examination(found, [])
-    with importable(loaded.inner, working_dir):
-        found.append(("load", list(_load(loaded.inner))))
-    found += reach(definition)
-    return Examination(found, advise(definition))
+    advice: Found = []
+    for name, definition in served.items():
+        with importable(definition.inner, working_dir):
+            found += _of(name, [("load", list(_load(definition.inner)))])
+        found += _of(name, reach(definition))
+        advice += _of(name, advise(definition))
+    return Examination(found, advice)
+
+
+def _served(loaded: Any) -> dict[str, ServiceDefinition]:
+    """What ``bentoml serve`` starts and checks: the service itself, and those beside it that are observed.
+
+    Returns:
+        The definitions by the services' names; by no name where there is but one.
+    """
+    beside = loaded.all_services(exclude_urls=True).values()
+    observed = [each.inner for each in beside if each is not loaded and hasattr(each.inner, HOOK)]
+    definitions = [definition_of(inner) for inner in (loaded.inner, *observed)]
+    return {each.name if observed else "": each for each in definitions}
+
+
+def _of(service: str, found: Found) -> Found:
+    if not service:
+        return found
+    return [(f"{service}: {name}", [replace(each, service=service) for each in problems]) for name, problems in found]
 
 
 def advise(definition: ServiceDefinition) -> Found:

@@ -146,6 +146,68 @@ def test_a_service_that_can_not_be_imported(tmp_path):
     assert done.stdout.rstrip().endswith("See docs/doctor.md#import")
 
 
+def diagnose(folder: Path, target: str, code: str) -> Any:
+    """Run the doctor on a service file of this code."""
+    (folder / f"{target.partition(':')[0]}.py").write_text(textwrap.dedent(code))
+    return CliRunner().invoke(app, ["doctor", target, "--working-dir", str(folder)])
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import e2i_serving\nundefined", "NameError: name 'undefined' is not defined"),
+        ("open('/nowhere/at/all')", "FileNotFoundError: [Errno 2] No such file or directory: '/nowhere/at/all'"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("raise ValueError('one thing:\\n  another\\tthing')", "ValueError: one thing:; another\ufffdthing"),
+    ],
+)
+def test_whatever_an_import_raises_is_one_line(tmp_path, code, said):
+    """What the file raised is said, and on which of its lines; the lines of a message are parted by semicolons."""
+    name = f"raising_{abs(hash(code))}"
+    done = diagnose(tmp_path, f"{name}:Service", code)
+    assert done.exit_code == 1
+    (line,) = done.stdout.splitlines()
+    where = f"{name}:Service can't be imported from {tmp_path}"
+    assert line.startswith(f"WRONG  [import] {where}: {said} ({name}.py, line ")
+
+
+def test_each_service_that_would_be_served_is_examined(tmp_path, monkeypatch):
+    """What another service depends on is served too, so that its problems are the deployment's; each line names it."""
+    monkeypatch.setenv("E2I_SERVING_DATA_DIR", str(tmp_path / "data"))
+    code = """
+        import bentoml
+
+        import e2i_serving
+
+
+        @bentoml.service
+        class Unobserved:
+            @bentoml.api
+            def same(self, x: int) -> int:
+                return x
+
+
+        @e2i_serving.service
+        class Child(e2i_serving.RegressionService):
+            model = "not_in_the_store:latest"
+
+
+        @e2i_serving.service
+        class Parent:
+            child = bentoml.depends(Child)
+            unobserved = bentoml.depends(Unobserved)
+
+            @bentoml.api
+            def double(self, x: int) -> int:
+                return 2 * x
+    """
+    done = diagnose(tmp_path, "nested_service:Parent", code)
+    assert done.exit_code == 1, done.output
+    assert re.search(r"(?m)^ok     Parent: model$", done.stdout)
+    assert re.search(r"(?m)^WRONG  Child: \[model\] Child.model: The model not_in_the_store:latest is", done.stdout)
+    assert "Unobserved" not in done.stdout
+
+
 def test_a_model_may_need_a_module_beside_its_service(tmp_path, monkeypatch):
     """It is loaded as a worker would load it, which finds that module; afterwards the path is as before."""
     monkeypatch.setenv("E2I_SERVING_DATA_DIR", str(tmp_path / "data"))

@@ -16,10 +16,12 @@ import msgspec
 import yaml
 
 import e2i_serving
+from e2i_serving.cli.pages import page
 from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.slo import load_objectives
 from e2i_serving.slo.dashboards import dashboard_files
 from e2i_serving.slo.files import rule_files
+from e2i_serving.slo.rules import RUNBOOKS
 
 MARK: Final = ".e2i-serving.json"
 """The file of a project that remembers what it was made of."""
@@ -139,7 +141,8 @@ def project_files(answers: Answers) -> dict[str, str]:
         objectives.write_text(files["slo.yaml"], encoding="utf-8")
         rules = rule_files(load_objectives(objectives))
     files |= {f"prometheus/{name}": text for name, text in rules.items()}
-    return files | {f"dashboards/{name}": text for name, text in dashboard_files().items()}
+    files |= {f"dashboards/{name}": text for name, text in dashboard_files().items()}
+    return files | {RUNBOOKS: page("runbooks.md")}
 
 
 def write_project(folder: Path, answers: Answers) -> list[str]:

@@ -64,6 +64,21 @@ def generate(
 
 
 @slo_app.command()
+def runbooks() -> None:
+    """Print the page of runbooks that alerts point into, in Markdown.
+
+    Put it where the alerts are to find it: at docs/runbooks.md, or where `generate --runbooks` says.
+
+    \b
+    Examples:
+      e2i-serving slo runbooks > docs/runbooks.md
+    """  # noqa: D301  # \b is click's mark for lines that stay as they are
+    from e2i_serving.cli.pages import page  # noqa: PLC0415  # keeps --help fast
+
+    typer.echo(page("runbooks.md"), nl=False)
+
+
+@slo_app.command()
 def status(
     *,
     prometheus: Annotated[

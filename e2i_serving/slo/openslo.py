@@ -18,7 +18,7 @@ PREFIX: Final = "e2i-serving/"
 
 _DAYS: Final = {"28d": 28, "4w": 28, "30d": 30}
 _MENDS: Final = {
-    "extra_forbidden": "Remove it; docs/objectives.md lists the fields that are understood",
+    "extra_forbidden": "Remove it: no such field is understood",
     "missing": "Add it",
 }
 _PATHS: Final = {

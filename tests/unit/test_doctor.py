@@ -38,9 +38,23 @@ def found(data_dir: Path, *, layered: bool = True, labels: tuple[str, ...] = (),
 
 @pytest.mark.parametrize("name", ["import", "settings", "load", "destinations", "signals", *CHECKS, *ADVICE])
 def test_each_check_has_its_section(name):
-    """Where a line of the doctor's points to, there is something."""
+    """What a line of the doctor's says to ask for is there: the page's section, which leads to no page beside it."""
     assert PredictionService, "imported, so that its own check is registered"
     assert f"\n## {name}\n" in PAGE.read_text(encoding="utf-8")
+    done = CliRunner().invoke(app, ["doctor", "--explain", name])
+    assert done.exit_code == 0, done.output
+    heading, *rest = done.stdout.splitlines()
+    assert heading == name
+    assert any(rest)
+    assert "](" not in done.stdout
+    assert "#" not in done.stdout
+
+
+def test_a_check_that_is_none_is_not_explained():
+    """Those that are explained are named."""
+    done = CliRunner().invoke(app, ["doctor", "--explain", "Usage"])
+    assert done.exit_code == 2
+    assert "import, settings, data-directory" in done.stderr
 
 
 def test_a_sound_service_needs_no_advice(tmp_path):
@@ -143,7 +157,7 @@ def test_a_service_that_can_not_be_imported(tmp_path):
     done = CliRunner().invoke(app, ["doctor", "nowhere:Service", "--working-dir", str(tmp_path)])
     assert done.exit_code == 1
     assert done.stdout.startswith("WRONG  [import] nowhere:Service can't be imported from ")
-    assert done.stdout.rstrip().endswith("See docs/doctor.md#import")
+    assert done.stdout.rstrip().endswith("More: e2i-serving doctor --explain import")
 
 
 def diagnose(folder: Path, target: str, code: str) -> Any:
@@ -252,4 +266,4 @@ def test_the_doctor_says_ok_note_and_wrong(tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["doctor", "advised_service:Advised", "--working-dir", str(tmp_path)])
     assert done.exit_code == 0, done.output
     assert re.search(r"(?m)^ok     import$", done.stdout)
-    assert re.search(r"(?m)^NOTE   \[sampling\] .* See docs/doctor.md#sampling$", done.stdout)
+    assert re.search(r"(?m)^NOTE   \[sampling\] .* More: e2i-serving doctor --explain sampling$", done.stdout)

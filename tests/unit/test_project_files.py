@@ -31,6 +31,7 @@ OF_FEAST = {"features.py", "feature_repo/definitions.py", "feature_repo/feature_
 COMMON = {
     "README.md",
     "collector.yaml",
+    "docs/runbooks.md",
     "kubernetes.yaml",
     "observability.yaml",
     "prometheus.yml",
@@ -139,6 +140,18 @@ def test_extras_are_those_that_are_needed():
     everything = Answers("churn", Kind.CAUSAL, REQUIREMENT, feast=True, opik=True, otlp=True, sentry=True)
     assert everything.extras == ("feast", "otlp", "sentry")
     assert Answers("churn", Kind.CAUSAL, REQUIREMENT).extras == ()
+
+
+def test_alerts_lead_to_their_runbooks():
+    """The links of the rules hold in the project itself, and its page of runbooks leads to nothing else."""
+    files = project_files(Answers("churn", Kind.REGRESSION, REQUIREMENT))
+    rules = files["prometheus/alerts.yaml"] + files["prometheus/objectives.yaml"]
+    named = re.findall(r"runbook_url: (\S+)", rules)
+    page = files["docs/runbooks.md"]
+    headings = {heading.lower() for heading in re.findall(r"(?m)^## (\w+)$", page)}
+    assert named
+    assert set(named) <= {f"docs/runbooks.md#{heading}" for heading in headings}
+    assert {link.removeprefix("#") for link in re.findall(r"\]\(([^)]*)\)", page)} <= headings
 
 
 def test_kubernetes_keeps_the_journal_and_lets_the_relay_end_last():

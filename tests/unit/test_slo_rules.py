@@ -113,6 +113,8 @@ def test_generate_writes_the_files(tmp_path):
     text = (tmp_path / "rules" / "alerts.yaml").read_text()
     assert "max by (namespace, job, destination)" in text
     assert "runbook_url: http://r/#e2iauditlag" in text
+    page = CliRunner().invoke(app, ["slo", "runbooks"]).stdout
+    assert "\n## E2iAuditLag\n" in page
 
 
 @pytest.mark.parametrize(

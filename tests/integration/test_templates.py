@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from e2i_serving.testing import OpikReceiver
+from e2i_serving.testing import ExportReceiver, OpikReceiver
 
 
 class Newcomer:
@@ -103,6 +103,14 @@ def opik(newcomer: Newcomer) -> Iterator[OpikReceiver]:
         yield receiver
 
 
+@pytest.fixture
+def collector(newcomer: Newcomer) -> Iterator[ExportReceiver]:
+    """What stands for an OpenTelemetry collector, likewise."""
+    with ExportReceiver() as receiver:
+        newcomer.environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = receiver.url
+        yield receiver
+
+
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
@@ -111,7 +119,9 @@ def opik(newcomer: Newcomer) -> Iterator[OpikReceiver]:
         ("causal", ("--feast", "--opik", "--otlp", "--sentry")),
     ],
 )
-def test_template_from_nothing_to_an_audited_prediction(newcomer, opik, free_port, eventually, kind, options):
+def test_template_from_nothing_to_an_audited_prediction(
+    newcomer, opik, collector, free_port, eventually, kind, options
+):
     """New, train, test, build, serve, predict, query, scrape, with no edit; the row names the bento and its version."""
     name = f"my-{kind}"
     data_dir = newcomer.begin(name)
@@ -122,6 +132,7 @@ def test_template_from_nothing_to_an_audited_prediction(newcomer, opik, free_por
     newcomer.run("python", "train.py", cwd=project)
     newcomer.run("python", "-m", "pytest", "-q", cwd=project)
     newcomer.run("e2i-serving", "doctor", cwd=project)
+    assert bool(collector.requests) is ("--otlp" in options)
     tag = newcomer.run("bentoml", "build", "--output", "tag", cwd=project, timeout=900).strip().splitlines()[-1]
     bento, version = tag.removeprefix("__tag__:").split(":")
     assert bento == f"my_{kind}"

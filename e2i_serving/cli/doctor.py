@@ -52,7 +52,8 @@ def doctor(
             if not problems:
                 typer.echo(f"ok     {name}")
             for problem in problems:
-                typer.echo(f"{mark:6} {one_line(problem)} More: e2i-serving doctor --explain {problem.check}")
+                said = one_line(problem).rstrip(".")
+                typer.echo(f"{mark:6} {said}. More: e2i-serving doctor --explain {problem.check}")
     if not examination.is_sound:
         raise typer.Exit(1)
 

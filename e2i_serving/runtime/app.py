@@ -31,10 +31,10 @@ from e2i_serving.runtime.definition import ServiceDefinition, definition_of
 from e2i_serving.runtime.layer import App, ObservabilityLayer
 from e2i_serving.runtime.models import model_info_of
 from e2i_serving.runtime.observation import observation
-from e2i_serving.runtime.refused import RefusedRequest
+from e2i_serving.runtime.refused import NotOnRecord, RefusedRequest
 from e2i_serving.runtime.scrape import ServedBy
 from e2i_serving.runtime.telemetry import Telemetry
-from e2i_serving.runtime.unlayered import UNLAYERED, stand_by
+from e2i_serving.runtime.unlayered import UNLAYERED, UnlayeredRequests, standing_by
 from e2i_serving.runtime.user_metrics import UserMetrics
 from e2i_serving.runtime.worker import Worker
 from e2i_serving.typing import Observer
@@ -102,6 +102,7 @@ class ObservedAppFactory(ServiceAppFactory):
         self._settings = self._definition.load_settings().settings
         self._counts_requests = False
         self._load_seconds: float | None = None
+        self._unlayered: UnlayeredRequests | None = None
         super().__init__(service, is_main=is_main)
 
     @property
@@ -125,7 +126,7 @@ class ObservedAppFactory(ServiceAppFactory):
         """BentoML's lifespan; inside it, once the model is loaded, the worker's."""
         async with super().lifespan(app):
             worker = self._placed.worker = self._open_worker(app)
-            stand_by(app, worker)
+            self._unlayered = UnlayeredRequests(worker, layered=True)
             worker.start()
             try:
                 yield
@@ -155,16 +156,19 @@ class ObservedAppFactory(ServiceAppFactory):
 
     async def api_endpoint(self, name: str, request: Request) -> Response:
         """BentoML's answer of an API method; where one refuses, in its own words."""
+        standing_by.set(self._unlayered)
         try:
             response = await super().api_endpoint(name, request)
             current = observation.get()
             if current is not None and current.ender is not None and current.streaming is None:
                 await current.ender.answered(current, response)  # the method made it itself
         except RefusedRequest as error:
-            status = int(error.error_code)
-            if status >= 500:  # noqa: PLR2004  # HTTP's own number
-                logger.warning("%s", error)
-            return JSONResponse(error.body(), status_code=status, headers=error.headers)
+            return _refusal(error)
+        except Exception:
+            current = observation.get()
+            if current is None or current.refused is None:
+                raise
+            return _refusal(NotOnRecord(current.refused))
         except asyncio.CancelledError as error:
             # BentoML gave up waiting for the method, which a layer that observes the request sees for itself.
             current = observation.get()
@@ -226,6 +230,13 @@ class ObservedAppFactory(ServiceAppFactory):
         hook = getattr(self.service.inner, METRICS_HOOK, None)
         is_own = hook is not None and not getattr(hook, UNLAYERED, False)
         return UserMetrics(getattr(self._service_instance, METRICS_HOOK) if is_own else None)
+
+
+def _refusal(error: RefusedRequest) -> Response:
+    status = int(error.error_code)
+    if status >= 500:  # noqa: PLR2004  # HTTP's own number
+        logger.warning("%s", error)
+    return JSONResponse(error.body(), status_code=status, headers=error.headers)
 
 
 def _counts(middleware: Middleware) -> bool:

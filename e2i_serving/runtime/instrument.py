@@ -75,7 +75,9 @@ class ObservedMethod(APIMethod[..., Any]):
 
 def _observed_input(spec: Any, name: str) -> Any:
     async def from_http_request(cls: Any, request: Any, serde: Any) -> Any:
-        current = observation.get() or unlayered.begin(name, request)
+        current = observation.get()
+        if current is None or current.over:
+            current = unlayered.begin(name, request)
         if current is None:
             return await super(observed, cls).from_http_request(request, serde)
         started = time.perf_counter()

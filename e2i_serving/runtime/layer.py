@@ -111,6 +111,8 @@ class ObservabilityLayer:
         context = worker.extractor.extract(scope["headers"])
         request = Observation(Endpoint("", route), context, scope["method"])
         context_token = current_context.set(context)
+        # A server may begin it in the context of the request before it on the connection.
+        observation_token = observation.set(None)
         span_token = otel_context.attach(request_span(request))
         ids = worker.extractor.inject(context)
 
@@ -126,6 +128,7 @@ class ObservabilityLayer:
             if context.sampled and worker.tracing.sink is not None:
                 worker.tracing.sink.take(_other_request(request), {})
             otel_context.detach(span_token)
+            observation.reset(observation_token)
             current_context.reset(context_token)
 
     async def _count(self, route: str, scope: Scope, receive: Receive, send: Send) -> None:

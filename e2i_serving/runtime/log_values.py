@@ -61,15 +61,15 @@ class _Field:
 
     def _object(self, value: dict[Any, Any], depth: int) -> dict[str, Any]:
         kept: dict[str, Any] = {}
+        numbers: dict[str, int] = {}
         for key, inner in value.items():
             if not self._takes():
                 kept[CUT] = CUT
                 break
-            number, name = 1, self._text(key if isinstance(key, str) else str(key))
-            known_as = name
+            known_as = name = self._text(key if isinstance(key, str) else str(key))
             while known_as in kept:  # those that are masked are alike
-                number += 1
-                known_as = f"{name} {number}"
+                numbers[name] = numbers.get(name, 1) + 1
+                known_as = f"{name} {numbers[name]}"
             kept[known_as] = self.plain(inner, depth + 1)
         return kept
 
@@ -84,7 +84,7 @@ class _Field:
 
     def _takes(self) -> bool:
         self._values -= 1
-        return self._values >= 0
+        return self._values >= 0 and self._characters >= 0
 
     def _text(self, text: str) -> str:
         self._characters -= len(text)

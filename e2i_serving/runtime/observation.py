@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -33,7 +32,8 @@ MAX_LABEL = 128
 INCONSISTENT_COLUMNS = "inconsistent_columns"
 """Type of the error of a record whose columns do not all describe as many items as it has."""
 
-_QUOTED_INPUT = re.compile(r"input_value=.*?, input_type=", re.DOTALL)
+_QUOTED = "input_value="
+_QUOTED_END = ", input_type="
 _INVALID = frozenset({400, 404, 405, 406, 409, 411, 413, 414, 415, 416, 417, 422, 431})
 _REJECTED = frozenset({401, 403, 407, 423, 425, 429, 503})
 _TIMEOUT = frozenset({408, 504})
@@ -96,12 +96,15 @@ class Observation:
         "method",
         "on_late",
         "outputs",
+        "over",
         "phases",
+        "refused",
         "request_bytes",
         "response_bytes",
         "started_ns",
         "status",
         "streaming",
+        "within",
     )
 
     def __init__(self, endpoint: Endpoint, context: RequestContext, method: str) -> None:
@@ -130,6 +133,12 @@ class Observation:
         """The record of a streamed answer that has begun and not ended."""
         self.ender: Ender | None = None
         """What ends a request that no layer does."""
+        self.over = False
+        """Whether it has ended: a server may begin a connection's next request in the context of the one before."""
+        self.within = False
+        """Whether it runs within another request, which is the one that is counted."""
+        self.refused: str | None = None
+        """Why its answer may not leave, where no layer holds it back."""
         self.journaled = False
         """Whether its record is in the journal, so that what is said of it later belongs there too."""
         self.held: PredictionRecord | None = None
@@ -305,7 +314,17 @@ def _message(error: BaseException) -> str:
 
 def without_quoted_input(text: str) -> str:
     """A text without the input that pydantic's own text of a failed validation quotes, which may be personal data."""
-    return _QUOTED_INPUT.sub("input_value=***, input_type=", text) if "input_value=" in text else text
+    begin = text.find(_QUOTED)
+    if begin < 0:
+        return text
+    # By hand, as it is done on the event loop: a pattern would go over the rest once more for each that has no end.
+    parts: list[str] = []
+    at = 0
+    while begin >= 0 and (end := text.find(_QUOTED_END, begin)) >= 0:
+        parts += (text[at:begin], _QUOTED, "***")
+        at = end
+        begin = text.find(_QUOTED, end)
+    return "".join((*parts, text[at:]))
 
 
 def label_text(value: Any) -> str:

@@ -147,7 +147,8 @@ def member_columns(members: Mapping[Any, Any], items: int) -> dict[str, Column] 
             if made is None or made[1] != items:
                 others[str(key)] = value
             else:
-                found.update(made[0])
+                # Frames may have columns of one name; none takes another's place.
+                found.update((f"{key}.{name}" if name in found else name, column) for name, column in made[0].items())
     except Exception:  # noqa: BLE001  # as plain
         return None
     if not found:

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -38,7 +39,6 @@ logger = logging.getLogger("e2i_serving")
 UNLAYERED: Final = "__e2i_serving_unlayered__"
 """Marks a hook that serves only where there is no layer."""
 
-_STATE: Final = "e2i_serving_unlayered"
 _plain: UnlayeredRequests | None = None
 
 
@@ -67,6 +67,7 @@ class UnlayeredRequests:
         current = Observation(endpoint, context, request.method)
         current.labels = worker.labels.read(context, headers)
         current.ender = self
+        current.within = self._layered
         if context.sampled and worker.tracing.sink is not None:
             current.phases = StampedPhases(time.perf_counter)
         current_context.set(context)
@@ -122,6 +123,8 @@ class UnlayeredRequests:
             current.status = ending.status_code
             outcome = Outcome.INTERRUPTED if current.endpoint.is_stream else None
         unjournaled = self.worker.end(current, outcome)
+        if unjournaled is not None and self.worker.refuses(unjournaled):
+            current.refused = unjournaled
         if current.streaming is not None:
             current.ender = self
         if isinstance(ending, Response):
@@ -184,20 +187,13 @@ def stop() -> None:
         _plain = None
 
 
-def stand_by(app: Any, worker: Worker) -> None:
-    """Observe what passes by the layer of an app; called on the event loop.
-
-    Args:
-        app: The app.
-        worker: Its worker.
-    """
-    setattr(app.state, _STATE, UnlayeredRequests(worker, layered=True))
+standing_by: ContextVar[UnlayeredRequests | None] = ContextVar("e2i_serving_standing_by", default=None)
+"""What observes a request to an API method that the layer of its app does not; set by the app."""
 
 
 def begin(name: str, request: Request) -> Observation | None:
     """Begin to observe a request to an API method; ``None`` when nothing does, or it predicts nothing."""
-    app = request.scope.get("app")
-    requests = getattr(app.state, _STATE, _plain) if app is not None else _plain
+    requests = standing_by.get() or _plain
     return requests.begin(name, request) if requests is not None else None
 
 

@@ -165,6 +165,7 @@ class Worker:
         Returns:
             Why it could not be journaled; ``None`` if it is, or need not be.
         """
+        request.over = True
         self.numbers.observed()
         status = request.status
         fraction = self._sampler.fraction(request.endpoint.name, status)
@@ -195,7 +196,7 @@ class Worker:
             return None
         else:
             self._observing.show(record, request.error)
-        self.numbers.http_request(request.endpoint.route, record.status)
+        self._count(request, record)
         return unjournaled
 
     def synced(self, request: Observation, failure: str | None) -> None:
@@ -223,7 +224,7 @@ class Worker:
                 ),
             )
         self._observing.show(record, request.error)
-        self.numbers.http_request(request.endpoint.route, record.status)
+        self._count(request, record)
 
     def end_stream(self, request: Observation, outcome: Outcome, sent_bytes: int, error: BaseException | None) -> None:
         """Put the end of a streamed answer on record and show it to the observers; never raises."""
@@ -360,6 +361,10 @@ class Worker:
         request.journaled = unjournaled is None
         self.numbers.journaled(unjournaled)
         return unjournaled
+
+    def _count(self, request: Observation, record: PredictionRecord) -> None:
+        if not request.within:
+            self.numbers.http_request(request.endpoint.route, record.status)
 
     def _append_end(self, request: Observation, end: StreamEnd) -> None:
         if self._journaling is not None and request.journaled:

@@ -47,8 +47,6 @@ from e2i_serving.services.responses import Answer, ModelInfoResponse
 from e2i_serving.services.retrieval import FeatureRetrieval
 from e2i_serving.settings import ResolvedSettings
 
-"""Methods a subclass may override; plain functions, called by the template."""
-
 
 class PredictionService:
     """Base of ``ClassificationService``, ``RegressionService`` and ``CausalService``.

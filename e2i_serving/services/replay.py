@@ -233,7 +233,9 @@ class Replayer:
                 setattr(service, name, items[0]["threshold"])
         if items[0]["level"] is not None and hasattr(service, "interval_level"):
             setattr(service, "interval_level", items[0]["level"])  # noqa: B010  # not every base has it
-        request = PredictionRequest(features, {}, row["labels"] or {}, row["attributes"] or {})
+        request = PredictionRequest(
+            [item["inputs"] for item in items], {}, row["labels"] or {}, row["attributes"] or {}
+        )
         outputs, _ = service.postprocess(service.infer(service.preprocess(features)), request)
         record = PredictionRecord("", 0, 0.0, Outcome.OK, 200, items=len(items), outputs=outputs)
         made = explode([Entry(self._life, 1, record)]).items

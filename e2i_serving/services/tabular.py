@@ -112,14 +112,16 @@ def _typed(texts: Collection[str], row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _number(text: Any) -> Any:
-    """A cell as a number where it is one; ``None`` for an empty cell."""
+    """A cell as a number where it is one; ``None`` for an empty cell, or NaN, as which some write a missing value."""
     if not text:
         return None
     try:
         number = float(text)
     except (TypeError, ValueError):
         return text
-    # Python reads 1_000, nan and inf, which is not what a file means by them, or not a number that JSON has.
+    if math.isnan(number):
+        return None
+    # Python reads 1_000 and inf, which is not what a file means by them, or not a number that JSON has.
     return number if math.isfinite(number) and "_" not in text else text
 
 

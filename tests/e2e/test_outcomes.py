@@ -187,6 +187,18 @@ def test_a_task_is_on_record_when_it_ran(probe, row_of):
         assert [item["prediction"] for item in row["item_rows"]] == [6.0 if outcome == "ok" else None]
 
 
+def test_a_task_that_runs_again_is_on_record_again(probe, row_of, eventually):
+    """A retry is a run of its own, under the ids of the request that asked for it."""
+    task = probe.post("/tripled/submit", json={"x": 2.0}, headers={"X-Request-ID": "first-run"}).json()["task_id"]
+    status = f"{probe.url}/tripled/status?task_id={task}"
+    eventually(lambda: httpx.get(status).json()["status"] != "in_progress", what="the task")
+    again = probe.post(f"/tripled/retry?task_id={task}", headers={"X-Request-ID": "second-run"})
+    assert again.status_code == 200
+    for request_id in ("first-run", "second-run"):
+        row = row_of(request_id)
+        assert (row["endpoint"], row["outcome"]) == ("tripled", "ok")
+
+
 def test_the_command_finds_a_row_by_the_header(probe):
     """``e2i-serving audit show``, at once, prints what the request id of an answer stands for."""
     request_id = probe.predict(instances=[ROW], labels={"brand": "shown"}).headers["x-request-id"]

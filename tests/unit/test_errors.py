@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 
@@ -10,11 +11,14 @@ import msgspec
 import pydantic
 import pytest
 import sentry_sdk
+from hypothesis import given
+from hypothesis import strategies as st
 
 from e2i_serving.record import Deployment, Life, ModelInfo, Outcome, PredictionRecord
 from e2i_serving.redaction import redactor_of
 from e2i_serving.runtime import errors
 from e2i_serving.runtime.errors import ErrorReporter, error_reporter
+from e2i_serving.runtime.observation import without_quoted_input
 from e2i_serving.settings import load_settings
 from e2i_serving.testing import EnvelopeReceiver
 
@@ -156,6 +160,13 @@ def test_input_that_a_failed_validation_quotes_is_masked(reporter, receiver, len
     ]
     assert "input_value=***" in event["exception"]["values"][0]["value"]
     assert secret not in msgspec.json.encode(event).decode()
+
+
+@given(st.lists(st.sampled_from(["input_value=", ", input_type=", "x", "\n", "secret"]), max_size=12).map("".join))
+def test_what_is_quoted_is_found_as_a_pattern_would(text):
+    """Each quotation that has an end is masked, and nothing else; the text is gone over once."""
+    masked = re.sub(r"input_value=.*?, input_type=", "input_value=***, input_type=", text, flags=re.DOTALL)
+    assert without_quoted_input(text) == masked
 
 
 def test_library_that_takes_the_process_client_over_changes_nothing(reporter, receiver):

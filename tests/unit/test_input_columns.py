@@ -64,6 +64,13 @@ def test_what_is_no_column_is_not_kept_with_each_item(features):
     assert len(msgspec.msgpack.encode(found)) < 20_000
 
 
+def test_no_column_takes_the_place_of_another():
+    """Frames may have columns of one name; each stands on record, the later under its frame's name as well."""
+    frames = (pd.DataFrame({"x": [1, 2]}), pd.DataFrame({"x": [3, 4], "y": [5, 6]}))
+    found = input_columns(frames, 2, ())
+    assert {name: column.values for name, column in found.items()} == {"x": [1, 2], "1.x": [3, 4], "y": [5, 6]}
+
+
 def test_all_of_a_single_item_is_kept():
     """What is about one item is its own, however large."""
     features = {"edges": [[0, 1]] * 2000}

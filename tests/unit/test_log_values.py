@@ -87,6 +87,19 @@ def test_a_field_without_end_is_cut(lines):
     assert len(logs.stream.getvalue()) < 500_000
 
 
+def test_names_that_are_masked_alike_are_told_apart(lines):
+    """Each has a number; what is beyond the bound of a field's characters is not gone through."""
+    logs = lines(redaction_patterns=("email",))
+    logs.redact()
+    log = logging.getLogger("credit")
+    scores = {f"{number}@example.org": number for number in range(5000)}
+    log.info("hello", extra={"scores": scores, "wide": dict.fromkeys(("x" * 200 + str(n) for n in range(5000)), 1)})
+    kept = logs.only["scores"]
+    assert (kept["***"], kept["*** 2"], kept["*** 5000"]) == (0, 1, 4999)
+    assert logs.only["wide"][CUT] == CUT
+    assert len(logs.only["wide"]) < 1000
+
+
 def test_input_that_a_failed_validation_quotes_is_masked_in_a_field(lines):
     """Whether the error itself is logged, or what came of it."""
     logs = lines()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from e2i_serving.observers.metrics.families import (
     HTTP_REQUESTS,
     IN_PROGRESS,
     SERVICE_INFO,
+    TIMED,
 )
 
 REQUESTS = (HTTP_REQUESTS.name, ("/predict", "200"))
@@ -54,6 +55,18 @@ def test_files_are_summed(tmp_path):
     assert totals[HTTP_REQUESTS.name, ("/other", "404")] == [1.0]
     assert sum(totals[DURATIONS][:-1]) == 3
     assert totals[DURATIONS][-1] == pytest.approx(20.5)
+
+
+def test_services_side_by_side_keep_their_own_bounds(tmp_path):
+    """Whichever file comes last, what each service's objective asks for is counted exactly."""
+    with ExitStack() as files:
+        for life, model, bound in (("b", "churn", 0.3), ("a", "fraud", 0.2)):
+            file = files.enter_context(closing(SeriesFile(tmp_path, f"{life}-1")))
+            file.series(DURATION.bounded_by((bound,)), model, "v").observe(bound - 0.001)
+        totals = collect(tmp_path)
+    for model, bound in (("churn", "0.3"), ("fraud", "0.2")):
+        assert totals[TIMED.name, (model, "v", bound, "yes")] == [1.0]
+        assert totals[TIMED.name, (model, "v", bound, "no")] == [0.0]
 
 
 def test_dead_workers_keep_their_counters_and_lose_their_gauges(tmp_path):

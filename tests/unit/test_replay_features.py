@@ -82,6 +82,31 @@ def replayed(made: Any, infer: Any, against: Any = None) -> ReplayReport:
             return replay(Service, trail.query(), allow_code=True)
 
 
+def test_a_classification_of_several_inputs_is_replayed() -> None:
+    """As many instances as there are items, however many inputs the model has."""
+
+    class Parts(e2i_serving.ClassificationService):
+        class_names = ("no", "yes")
+
+        def load(self) -> Any:
+            return object()
+
+        def features(self, request: Any) -> Any:
+            rows = super().features(request)
+            return rows[:, 0], rows[:, 1], rows.sum(axis=1)
+
+        def infer(self, inputs: Any) -> Any:
+            share = 1 / (1 + np.exp(-inputs[2]))
+            return np.column_stack([1 - share, share])
+
+    Service = e2i_serving.service(Parts)  # noqa: N806
+    with ServiceHarness(Service) as running:
+        assert running.predict(instances=[[0.5, 0.25], [-0.5, 0.0]]).status == 200
+        with running.trail() as trail:
+            report = replay(Service, trail.query(), allow_code=True)
+    assert (report.replayed, report.changed, dict(report.left_out)) == (1, 0, {})
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_features_are_made_again_in_their_form(form) -> None:
     """Arrays of either precision, frames, mappings, tuples and lists give what they gave."""

@@ -196,7 +196,17 @@ def test_integers_of_json_lines_stay_as_they_are(service, tmp_path) -> None:
         score(service, source, tmp_path / "other.csv", entities=["customer"])
 
 
-@pytest.mark.parametrize("text", ["1_000", "nan", "NaN", "inf", "-Infinity", "1e999"])
+@pytest.mark.parametrize("text", ["", "nan", "NaN"])
+def test_a_missing_value_is_missing_however_it_is_written(service, tmp_path, text) -> None:
+    """An empty cell, or NaN as NumPy writes it, is null."""
+    write(tmp_path / "in.csv", [("c0", text, 1.0)])
+    score(service, tmp_path / "in.csv", tmp_path / "out.csv", entities=["customer"])
+    with trail_of(service, tmp_path) as trail:
+        (row,) = trail.query()
+    assert row["item_rows"][0]["inputs"] == {"a": None, "b": 1.0}
+
+
+@pytest.mark.parametrize("text", ["1_000", "inf", "-Infinity", "1e999"])
 def test_what_is_no_finite_number_is_no_feature(service, tmp_path, text) -> None:
     """A spelling that only Python reads as a number is refused with its rows, and not scored as something else."""
     write(tmp_path / "in.csv", [("c0", 1.0, 1.0), ("c1", text, 1.0)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,9 @@ from starlette.responses import JSONResponse
 import e2i_serving
 from e2i_serving.exceptions import JournalFull
 from e2i_serving.journal import JournalWriter
+from e2i_serving.propagation import ContextExtractor
 from e2i_serving.record import Row
+from e2i_serving.runtime.observation import Endpoint, Observation, observation
 from e2i_serving.testing import ServiceHarness
 
 CALLER = {"X-Request-ID": "caller-1", "traceparent": f"00-{'a' * 32}-{'b' * 16}-00"}
@@ -70,7 +73,9 @@ class Routes:
         return x / 2
 
 
-Routes.add_asgi_middleware(Redirecting)
+Measured = e2i_serving.service(Routes.inner)
+for each in (Routes, Measured):
+    each.add_asgi_middleware(Redirecting)
 
 
 @pytest.fixture
@@ -181,6 +186,42 @@ def test_an_answer_without_outputs_is_recorded_without():
         reply = service.predict(instances=[["four"]])
         assert reply.body["predictions"] == [4.0]
         assert (reply.record.outcome, reply.record.outputs) == ("ok", {})
+
+
+def test_a_request_in_the_context_of_the_one_before_is_on_record(service):
+    """As servers begin those that a client sends without waiting: what has ended stands for nothing that follows."""
+    ended = Observation(Endpoint("halved", "/halved"), ContextExtractor().extract([]), "POST")
+    ended.over = True
+    token = observation.set(ended)
+    try:
+        for path in ("/halved", "/old"):
+            assert service.request("POST", path, json={"x": 3.0}).status == 200
+    finally:
+        observation.reset(token)
+    assert len(rows(service)) == 2
+
+
+def test_a_request_past_its_route_is_counted_once():
+    """It is one HTTP request, and one prediction."""
+    with ServiceHarness(Measured) as measured:
+        measured.request("POST", "/old", json={"x": 3.0})
+        text = measured.request("GET", "/metrics").body
+    counted = re.findall(r'^e2i_http_requests_total\{route="(\S+)",status="\d+"\} (\d+)$', text, re.MULTILINE)
+    assert counted == [("__unmatched__", "1")]
+    assert re.search(r'^e2i_predictions_total\{.*outcome="ok"\} 1$', text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", ["/halved", "/old"])
+def test_a_failure_that_must_be_on_record_is_refused_too(monkeypatch, path):
+    """What is said of it is what was answered."""
+
+    def full(*_: Any) -> None:
+        raise JournalFull("no room")
+
+    with ServiceHarness(Routes, observability={"audit_required": True}) as service:
+        monkeypatch.setattr(JournalWriter, "append", full)
+        reply = service.request("POST", path, content=b"{")
+        assert (reply.status, reply.record.status) == (503, 503)
 
 
 @pytest.mark.parametrize("path", ["/halved", "/halved%0A", "/tenants/acme/halved", "/old", "/old-made"])

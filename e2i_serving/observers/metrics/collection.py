@@ -151,6 +151,7 @@ def collect(folder: Path) -> Totals:
         totals.families[group.family.name] = group.family
     for file in [*files, *relay]:  # the latest comes last, as lives are named by their time
         totals.families.update(file.families)
+    _bound_by_all(totals, [file for file in files if file.alive] or files)
     for group in folded.groups:
         for labels, values in group.samples:
             _add(totals, group.family, labels, values)
@@ -223,6 +224,17 @@ def _add(totals: Totals, family: Family, labels: tuple[str, ...], values: Sequen
         for index, value in enumerate(values):
             if value:
                 known[index] += value
+
+
+def _bound_by_all(totals: Totals, files: Iterable[_File]) -> None:
+    """Give histograms the bounds that any of these files asks for, as services may be side by side."""
+    asked: dict[str, set[float]] = {}
+    for file in files:
+        for family in file.families.values():
+            asked.setdefault(family.name, set()).update(family.asked)
+    for name, bounds in asked.items():
+        if bounds:
+            totals.families[name] = totals.families[name].bounded_by(tuple(sorted(bounds)))
 
 
 def _add_exemplars(totals: Totals, sample: Sample) -> None:

@@ -31,6 +31,8 @@ _OF_KUBERNETES = re.compile(
     r"(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?)"
 )
 
+_QUOTED_NAME = re.compile(r"\b(alias|anchor|tag handle|tag) ['\"].*")
+
 
 class Origin(StrEnum):
     """Where a setting's value came from."""
@@ -159,8 +161,11 @@ def _from_file(path: Path) -> dict[str, Any]:
     """Read the YAML file; ``audit: {required: true}`` and ``audit_required: true`` mean the same."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigurationError(f"{path} can't be read: {error}") from error
+    except yaml.YAMLError as error:
+        # Not chained: a traceback would show the line, which may hold the store's password.
+        raise ConfigurationError(f"{path} can't be read: {_yaml_problem(error)}.") from None
+    except (OSError, ValueError) as error:  # a date that there is not is a ValueError
+        raise ConfigurationError(f"{path} can't be read: {str(error).rstrip('.')}.") from error
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -172,6 +177,16 @@ def _from_file(path: Path) -> dict[str, Any]:
         else:
             flat[str(name)] = value
     return flat
+
+
+def _yaml_problem(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without what stands there."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return str(error).partition("\n")[0]
+    # Of the names that are quoted, a value may be one that was left without quotes and begins with * or !.
+    problem = _QUOTED_NAME.sub(r"\1", ": ".join(part for part in (error.context, error.problem) if part))
+    mark = error.problem_mark or error.context_mark
+    return f"{problem} in line {mark.line + 1}, column {mark.column + 1}" if mark else problem
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

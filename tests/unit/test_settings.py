@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,26 @@ def test_a_file_that_is_no_table_is_named(resolve, tmp_path, content, said):
     resolve()
     (tmp_path / "service" / CONFIG_FILE_NAME).write_bytes(content)
     assert any(CONFIG_FILE_NAME in line and said in line for line in [" ".join(refusal(resolve))])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("  url: 'postgresql://u:hunter2@h/db", "while scanning a quoted scalar: found unexpected end of stream"),
+        ("  url: @hunter2", "found character '@' that cannot start any token"),
+        ("  url: *hunter2", "found undefined alias"),
+        ("  url: !hunter2 x", "could not determine a constructor for the tag"),
+        ("  url: !hunter2!x y", "found undefined tag handle"),
+        ("  url: {a: postgresql://u:hunter2@h/db, b: [}", "but found '}'"),
+        ("  url: 2030-13-41", "month must be in 1..12"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told_without_what_stands_there(resolve, line, said):
+    """The problem and its place are told, and never the line, for it may hold the store's password."""
+    (told,) = refusal(resolve, file=f"audit:\n{line}\n")
+    assert said in told
+    assert "hunter2" not in told
+    assert re.search(r"can't be read: .*(in line [23], column \d+\.|1\.\.12)", told)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -28,10 +27,10 @@ def relay(
       e2i-serving relay --data-dir /var/lib/e2i --once
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.runtime.places import settings_beside  # noqa: PLC0415  # keeps --help fast
-    from e2i_serving.runtime.relay_process import run_relay  # noqa: PLC0415  # imports what only a relay needs
+    from e2i_serving.runtime.relay_process import run_relay, start_logs  # noqa: PLC0415  # imports what only a relay needs
 
     settings, folder = settings_beside(data_dir, may_be_missing=True)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(levelname)s] [relay] %(message)s")
+    start_logs(settings)
     if not run_relay(settings, folder, once=once):
         print_error(f"Another relay runs for {folder}.")
         raise typer.Exit(1)

@@ -176,12 +176,24 @@ def _stop_on_signals(relay: Relay, within_seconds: float) -> None:
         signal.signal(number, stop)
 
 
+def start_logs(settings: Settings | None = None) -> None:
+    """Set up this process's log lines.
+
+    Args:
+        settings: Say the form and the level; ``None`` before they are known.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(levelname)s] [relay] %(message)s")
+    if settings is not None:
+        # Where records go to standard output, no line must stand between them.
+        configure_logs(settings, stream=sys.stderr if settings.jsonl_path == "-" else None)
+
+
 def main() -> int:
     """Run as a worker's child: settings from the environment, ends when it is no longer needed."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s [%(levelname)s] [relay] %(message)s")
+    start_logs()
     try:
         settings = load_settings().settings
-        configure_logs(settings)
+        start_logs(settings)
         if settings.data_dir is None:
             raise ConfigurationError("Set E2I_SERVING_DATA_DIR to the data directory whose journal is to be relayed.")
         run_relay(settings, settings.data_dir, linger=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from log_lines import logging_put_back
 from typer.testing import CliRunner
 
 import e2i_serving
@@ -228,7 +229,8 @@ def test_show_of_what_is_not_delivered(run, data_dir):
     result = run("audit", "show", "request-9")
     assert result.exit_code == 1
     assert " 1 predictions are in the journal and not in the store yet: " in result.stderr
-    run("relay", "--once")
+    with logging_put_back():
+        run("relay", "--once")
     assert "prediction-9" in run("audit", "show", "request-9").stdout
 
 

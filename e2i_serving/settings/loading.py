@@ -23,6 +23,8 @@ from e2i_serving.settings.standards import with_trace_variables
 PREFIX = "E2I_SERVING_"
 CONFIG_FILE_NAME = "observability.yaml"
 CONFIG_FILE_VARIABLE = "E2I_SERVING_CONFIG_FILE"
+RESOLVED_VARIABLE = "E2I_SERVING_RESOLVED"
+"""Says to a child process that its environment is all there is to read: what is not in it is at its default."""
 
 # Kubernetes gives each pod variables about the Services of its namespace. Those of one named e2i-serving, or
 # e2i-serving-churn, begin with the prefix of the settings, and nobody set them.
@@ -76,9 +78,10 @@ def load_settings(
         ConfigurationError: A name is unknown or a value is wrong; one line for each.
     """
     environ = os.environ if environ is None else environ
-    config_file = _config_file(config_dir, environ)
+    is_handed_on = bool(environ.get(RESOLVED_VARIABLE))
+    config_file = None if is_handed_on else _config_file(config_dir, environ)
     layers = (
-        (Origin.SERVICE, kept_settings(data_dir) if data_dir else {}),
+        (Origin.SERVICE, kept_settings(data_dir) if data_dir and not is_handed_on else {}),
         (Origin.FILE, _from_file(config_file) if config_file else {}),
         (Origin.ENVIRONMENT, _from_environment(environ)),
         (Origin.ARGUMENT, dict(arguments or {})),
@@ -102,21 +105,23 @@ def load_settings(
 
 
 def environment_of(resolved: Settings) -> dict[str, str]:
-    """Settings as environment variables, so that a child process resolves the same ones.
+    """Settings as environment variables, so that a child process resolves the same ones, whatever it finds there.
 
-    Defaults are among them: one that was given in code still wins over this process's own environment. So is what
-    OpenTelemetry's variables say of traces, which in the child no longer fill in for a default.
+    Defaults are among them, empty ones too: one that was given in code still wins over this process's own environment,
+    and over every file. So is what OpenTelemetry's variables say of traces, which in the child no longer fill in for a
+    default.
     Secrets are in clear: the result must not be shown or logged.
     """
     resolved = with_trace_variables(resolved)
-    values = resolved.model_dump(mode="json", exclude_none=True)
+    values = resolved.model_dump(mode="json")
     for name in values:
         if isinstance(secret := getattr(resolved, name), SecretStr):
             values[name] = secret.get_secret_value()
-    return {
-        PREFIX + name.upper(): value if isinstance(value, str) else _as_variable(value)
+    variables = {
+        PREFIX + name.upper(): value if isinstance(value, str) else "" if value is None else _as_variable(value)
         for name, value in values.items()
     }
+    return {**variables, RESOLVED_VARIABLE: "true"}
 
 
 def instance_name(settings: Settings) -> str:
@@ -196,7 +201,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         for key, value in environ.items()
         if key.startswith(PREFIX)
         and key not in known
-        and key != CONFIG_FILE_VARIABLE
+        and key not in (CONFIG_FILE_VARIABLE, RESOLVED_VARIABLE)
         and not _OF_KUBERNETES.fullmatch(key)
     }
     source = EnvSettingsSource(Settings)

@@ -21,6 +21,7 @@ from e2i_serving.settings import (
     default_data_dirs,
     environment_of,
     instance_name,
+    keep_settings,
     load_settings,
 )
 
@@ -311,6 +312,34 @@ def test_a_child_process_keeps_a_default_that_was_given_in_code(resolve, tmp_pat
     settings = load_settings(given, config_dir=tmp_path, environ=inherited).settings
     child = {**inherited, **environment_of(settings)}
     assert load_settings(config_dir=tmp_path, environ=child).settings == settings
+
+
+def test_a_child_process_reads_nothing_but_what_it_is_handed(resolve, tmp_path):
+    """What is empty or unset in the parent is so in the child, whatever a file, a service or a variable says there."""
+    file = f"jsonl_path: /real.jsonl\nlabels: [brand]\ncheckpoint_dir: {tmp_path}\nretention: {{standard: 1d}}\n"
+    inherited = {"CHECKPOINT_DIR": "/real", "WEBHOOK_URL": "http://real", "RETENTION": '{"failure": "1d"}'}
+    given = dict.fromkeys(["checkpoint_dir", "encryption_key_file"]) | dict.fromkeys(["jsonl_path", "webhook_url"], "")
+    resolved = resolve({**given, "labels": (), "retention": {}}, inherited, file)
+    keep_settings(load_settings({"encryption_key_file": tmp_path, "jsonl_path": "/kept"}, environ={}), tmp_path)
+    environ = {f"E2I_SERVING_{name}": value for name, value in inherited.items()}
+    child = load_settings(
+        config_dir=tmp_path / "service",
+        environ={**environ, "E2I_SERVING_CONFIG_FILE": "/gone.yaml", **environment_of(resolved.settings)},
+        data_dir=tmp_path,
+    )
+    assert child.settings == resolved.settings
+    assert child.config_file is None
+
+
+def test_what_may_be_empty_is_so_by_default():
+    """An empty variable counts as not set, so a child process could not be told of any other default."""
+    for name, default in Settings().model_dump().items():
+        if isinstance(default, str) and default:
+            with pytest.raises(ValidationError):
+                Settings.model_validate({name: ""})
+        elif default is not None and not isinstance(default, str):
+            with pytest.raises(ValidationError):
+                Settings.model_validate({name: None})
 
 
 def test_every_setting_is_documented():

@@ -154,7 +154,7 @@ class ErrorReporter:
 
 
 def error_reporter(settings: Settings, life: Life, *, text: Callable[[str], str] | None = None) -> ErrorReporter | None:
-    """The reporter that the settings, or ``SENTRY_DSN``, ask for.
+    """The reporter that the settings ask for, and ``SENTRY_DSN`` where these leave it open.
 
     Args:
         settings: The settings.
@@ -164,7 +164,8 @@ def error_reporter(settings: Settings, life: Life, *, text: Callable[[str], str]
     Returns:
         The reporter; ``None`` without a DSN, or where it can't be, which is logged.
     """
-    dsn = settings.sentry_dsn.get_secret_value() or sentry_variable()
+    is_set = "sentry_dsn" in settings.model_fields_set
+    dsn = settings.sentry_dsn.get_secret_value() if is_set else sentry_variable()
     if not dsn:
         return None
     try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import e2i_serving
 from e2i_serving.observers.metrics import Totals, collect
 from e2i_serving.observers.metrics.families import RELAY_UP, SERVICE_INFO
-from e2i_serving.settings import Settings, metrics_variables
+from e2i_serving.settings import Settings, metrics_variables, with_signal_variables
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.metrics.export import MetricExporter
@@ -29,7 +29,7 @@ def metrics_export_of(settings: Settings, data_dir: Path, began_ns: int) -> Metr
         data_dir: The instance's data directory.
         began_ns: Since when its counters count, nanoseconds since the epoch.
     """
-    wanted = wanted_exporter(settings)
+    wanted = with_signal_variables(settings).metrics_exporter
     if wanted == "none":
         return None
     try:
@@ -39,14 +39,6 @@ def metrics_export_of(settings: Settings, data_dir: Path, began_ns: int) -> Metr
         logger.error("Metrics are not sent: %s. Install e2i-serving[otlp].", error)  # noqa: TRY400  # says it all
         return None
     return MetricsExport(exporter, data_dir / "metrics", began_ns, metrics_variables().interval_seconds, settings)
-
-
-def wanted_exporter(settings: Settings) -> str:
-    """Where metrics are to go: ``none``, ``otlp-grpc`` or ``otlp-http``."""
-    variables = metrics_variables()
-    if variables.disabled:
-        return "none"
-    return variables.exporter if settings.metrics_exporter == "none" else settings.metrics_exporter
 
 
 class MetricsExport:

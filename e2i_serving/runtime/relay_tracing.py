@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from e2i_serving.record import Entry
 from e2i_serving.relay.destination import Destination
-from e2i_serving.settings import Settings, tracing_variables, with_trace_variables
+from e2i_serving.settings import Settings, tracing_variables, with_signal_variables
 
 if TYPE_CHECKING:
     from e2i_serving.runtime.relay_spans import BatchSpans
@@ -26,7 +26,7 @@ def relay_tracing_of(settings: Settings) -> RelayTracing:
     Args:
         settings: The settings.
     """
-    settings = with_trace_variables(settings)
+    settings = with_signal_variables(settings)
     if settings.trace_exporter == "none" or not settings.trace_sample_rate:
         return RelayTracing()
     try:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from e2i_serving.exceptions import E2IServingError
-from e2i_serving.runtime.metrics_export import metric_exporter, wanted_exporter
+from e2i_serving.runtime.metrics_export import metric_exporter
 from e2i_serving.runtime.telemetry import sends_log_lines
 from e2i_serving.runtime.tracing import exporter_of
-from e2i_serving.settings import Settings, logs_variables, tracing_variables, with_trace_variables
+from e2i_serving.settings import Settings, logs_variables, with_signal_variables
 
 TIMEOUT_SECONDS: Final = 5.0
 """How long a receiver may take to answer."""
@@ -25,10 +25,10 @@ def signal_trips(settings: Settings) -> Iterator[tuple[str, str]]:
     Yields:
         The signal's name, and what is wrong with its receiver; empty when nothing is.
     """
-    spans = with_trace_variables(settings).trace_exporter
-    if spans not in ("none", "console") and not tracing_variables().disabled:
+    wanted = with_signal_variables(settings)
+    spans, metrics = wanted.trace_exporter, wanted.metrics_exporter
+    if spans not in ("none", "console"):
         yield "spans", _problem(lambda: _send_spans(spans))
-    metrics = wanted_exporter(settings)
     if metrics != "none":
         yield "metrics", _problem(lambda: _send_metrics(metrics))
     if sends_log_lines(settings):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from e2i_serving.runtime.definition import ServiceDefinition
 from e2i_serving.runtime.logs import LogContext, Render, configure_logs
 from e2i_serving.runtime.tracing import Tracing, tracing_of
-from e2i_serving.settings import Settings, instance_name, logs_variables
+from e2i_serving.settings import Settings, instance_name, logs_variables, with_signal_variables
 
 if TYPE_CHECKING:
     from e2i_serving.runtime.log_export import LogExport
@@ -69,9 +69,7 @@ def _log_export(settings: Settings, resource: dict[str, str]) -> LogExport | Non
 
 def sends_log_lines(settings: Settings) -> bool:
     """Whether log lines are sent, by the settings or by OpenTelemetry's own variables."""
-    variables = logs_variables()
-    wanted = variables.exporter if settings.log_exporter == "none" else settings.log_exporter
-    return not (variables.disabled or wanted == "none" or settings.log_format == "off")
+    return with_signal_variables(settings).log_exporter != "none" and settings.log_format != "off"
 
 
 def service_attributes(service: str, bento: tuple[str, str], settings: Settings) -> dict[str, str]:

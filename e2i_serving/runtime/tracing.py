@@ -24,7 +24,7 @@ from opentelemetry.propagators.textmap import (
 
 from e2i_serving.propagation import LABEL_PREFIX, PREDICTION_ID, REQUEST_ID
 from e2i_serving.runtime.observation import Observation, observation
-from e2i_serving.settings import Settings, tracing_variables, with_trace_variables
+from e2i_serving.settings import Settings, tracing_variables, with_signal_variables
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -88,7 +88,7 @@ def tracing_of(settings: Settings, service: Mapping[str, str], *, exporter: Span
     variables = tracing_variables()
     if variables.disabled:
         return Tracing()
-    settings = with_trace_variables(settings)
+    settings = with_signal_variables(settings)
     rate = settings.trace_sample_rate
     if exporter is None:
         if settings.trace_exporter == "none":

@@ -19,7 +19,7 @@ from e2i_serving.redaction import Redactor, redactor_of
 from e2i_serving.runtime.accesses import AccessRecorder
 from e2i_serving.runtime.catching_up import await_store
 from e2i_serving.runtime.payloads import PayloadReader
-from e2i_serving.runtime.places import find_data_dir, locate
+from e2i_serving.runtime.places import Place, find_data_dir, locate
 from e2i_serving.runtime.questions import entity_to_look_up, outcome_filter, prediction_filter, time_ns_of
 from e2i_serving.runtime.rows import ITEM_ROWS, LATE_ROWS, OUTCOME_ROWS, PredictionRows
 from e2i_serving.settings import Settings
@@ -99,7 +99,21 @@ class AuditTrail:
             ConfigurationError: Nothing says which store, or the URL is wrong.
             StoreError: There is no such file.
         """
-        place = locate(where)
+        return cls.open_place(locate(where), way=way, action=action)
+
+    @classmethod
+    def open_place(cls, place: Place, *, way: str, action: str = "") -> Self:
+        """Open a store that was found, or is known, with the data directory beside it; as ``open_as`` else.
+
+        Args:
+            place: The store.
+            way: How it is looked at.
+            action: What the command is that looks, if it is one.
+
+        Raises:
+            ConfigurationError: The URL is wrong.
+            StoreError: There is no such file.
+        """
         source = place.source()
         settings = place.settings
         accesses = (

@@ -24,7 +24,7 @@ from e2i_serving.settings.standards import (
     opik_variables,
     sentry_variable,
     tracing_variables,
-    with_trace_variables,
+    with_signal_variables,
 )
 
 __all__ = [
@@ -52,5 +52,5 @@ __all__ = [
     "readers_dir",
     "sentry_variable",
     "tracing_variables",
-    "with_trace_variables",
+    "with_signal_variables",
 ]

@@ -18,7 +18,7 @@ from pydantic_settings import EnvSettingsSource
 from e2i_serving.exceptions import ConfigurationError
 from e2i_serving.settings.declared import Settings
 from e2i_serving.settings.kept import kept_settings
-from e2i_serving.settings.standards import with_trace_variables
+from e2i_serving.settings.standards import with_signal_variables
 
 PREFIX = "E2I_SERVING_"
 CONFIG_FILE_NAME = "observability.yaml"
@@ -108,11 +108,11 @@ def environment_of(resolved: Settings) -> dict[str, str]:
     """Settings as environment variables, so that a child process resolves the same ones, whatever it finds there.
 
     Defaults are among them, empty ones too: one that was given in code still wins over this process's own environment,
-    and over every file. So is what OpenTelemetry's variables say of traces, which in the child no longer fill in for a
-    default.
+    and over every file. So is what OpenTelemetry's variables say of spans, metrics and log lines, which in the child no
+    longer fill in for a default.
     Secrets are in clear: the result must not be shown or logged.
     """
-    resolved = with_trace_variables(resolved)
+    resolved = with_signal_variables(resolved)
     values = resolved.model_dump(mode="json")
     for name in values:
         if isinstance(secret := getattr(resolved, name), SecretStr):

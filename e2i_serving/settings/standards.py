@@ -151,8 +151,8 @@ def tracing_variables(environ: Mapping[str, str] | None = None) -> TracingVariab
     )
 
 
-def with_trace_variables(settings: Settings) -> Settings:
-    """The same settings, with what OpenTelemetry's variables say of traces where nobody set it.
+def with_signal_variables(settings: Settings) -> Settings:
+    """The same settings, with what OpenTelemetry's variables say of spans, metrics and log lines where nobody set it.
 
     Of this process's environment. What it gives is set, so that a child process takes it over as it is.
 
@@ -161,10 +161,13 @@ def with_trace_variables(settings: Settings) -> Settings:
     """
     variables = tracing_variables()
     if variables.disabled:
-        return settings.model_copy(update={"trace_exporter": "none", "trace_sample_rate": 0.0})
+        off = {"trace_exporter": "none", "trace_sample_rate": 0.0, "metrics_exporter": "none", "log_exporter": "none"}
+        return settings.model_copy(update=off)
     found: dict[str, object] = {
         "trace_exporter": variables.exporter or settings.trace_exporter,
         "trace_sample_rate": settings.trace_sample_rate if variables.sample_rate is None else variables.sample_rate,
+        "metrics_exporter": metrics_variables().exporter,
+        "log_exporter": logs_variables().exporter,
     }
     said = {name: value for name, value in found.items() if name not in settings.model_fields_set}
     return settings.model_copy(update=said)

@@ -20,6 +20,8 @@ from e2i_serving.record import PredictionRecord
 from e2i_serving.runtime.app import ObservedAppFactory
 from e2i_serving.runtime.bento import ObservedService
 from e2i_serving.runtime.definition import definition_of
+from e2i_serving.runtime.exporting import audit_url
+from e2i_serving.runtime.places import Place
 from e2i_serving.runtime.relay_process import run_relay
 from e2i_serving.runtime.trail import AuditTrail
 
@@ -41,15 +43,30 @@ class Reply:
     record: PredictionRecord | None
 
 
-_UNEXPORTED: Final = {"opik_enabled": False, "jsonl_path": "", "webhook_url": "", "otlp_logs_enabled": False}
-"""What a service's own settings may ask for, and a test must not do: what it tries out would be taken for real."""
+_OF_ITS_OWN: Final[dict[str, Any]] = {
+    "relay_enabled": False,
+    "gc_freeze": False,
+    "audit_url": "",
+    "checkpoint_dir": None,
+    "signing_key_file": None,
+    "opik_enabled": False,
+    "jsonl_path": "",
+    "webhook_url": "",
+    "otlp_logs_enabled": False,
+    "sentry_dsn": "",
+    "trace_exporter": "none",
+    "metrics_exporter": "none",
+    "log_exporter": "none",
+}
+"""What a service may be set to, and a test must not be: what it tries out would be taken for real."""
 
 
 class ServiceHarness:
     """A service as ``bentoml serve`` would run it, with one worker, in this process and without a port.
 
     Faults of the observability itself raise here, instead of being guarded. The data directory is a temporary
-    one, and the relay runs only when the trail is asked for. Nothing is exported, unless ``observability`` asks for it.
+    one, and the relay runs only when the trail is asked for. Nothing is stored elsewhere or exported, whatever the
+    service's settings, ``observability.yaml`` and the environment say, unless ``observability`` asks for it by name.
 
     Args:
         service: A service made by ``@e2i_serving.service``.
@@ -88,7 +105,7 @@ class ServiceHarness:
     def _start(self, exits: ExitStack) -> None:
         folder = exits.enter_context(tempfile.TemporaryDirectory(prefix="e2i-serving-"))
         definition = definition_of(self._service.inner)
-        settings = {"data_dir": folder, "relay_enabled": False, "gc_freeze": False} | _UNEXPORTED | self._observability
+        settings = {"data_dir": folder} | _OF_ITS_OWN | self._observability
         self._service.inject_config()
         self._factory = ObservedAppFactory(
             self._service,
@@ -140,8 +157,11 @@ class ServiceHarness:
         """Relay what was recorded so far, and open the audit trail on it."""
         if self._factory is None or self._factory.worker is None:
             raise RuntimeError("The service has not started.")
-        run_relay(self._factory.worker.settings, self.data_dir, once=True)
-        return AuditTrail.open(self.data_dir)
+        settings = self._factory.worker.settings
+        run_relay(settings, self.data_dir, once=True)
+        # By these settings: by the directory's name, the environment's would come before what the service wrote there.
+        place = Place(audit_url(settings, self.data_dir), self.data_dir, settings, is_reader_s_own=False)
+        return AuditTrail.open_place(place, way="python")
 
 
 class _Records:

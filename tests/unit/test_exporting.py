@@ -10,11 +10,9 @@ import os
 import stat
 from contextlib import closing, contextmanager
 
-import bentoml
 import pytest
 from typer.testing import CliRunner
 
-import e2i_serving
 from e2i_serving.cli.application import app
 from e2i_serving.exceptions import ConfigurationError, RefusedError, StoreError
 from e2i_serving.exporters.json_lines import JsonLinesExporter
@@ -27,7 +25,7 @@ from e2i_serving.runtime.exporting import exporter_problems, open_exporters, opi
 from e2i_serving.runtime.observation import Endpoint, Observation
 from e2i_serving.runtime.relay_process import run_relay
 from e2i_serving.settings import Settings, load_settings, logs_variables, opik_variables
-from e2i_serving.testing import ExportReceiver, Fault, OpikReceiver, ServiceHarness
+from e2i_serving.testing import ExportReceiver, Fault, OpikReceiver
 
 SECRET = "a secret of its own"
 LIFE = Life("life-1", "credit", 1, 1)
@@ -311,21 +309,3 @@ def test_opik_cloud_needs_a_key(monkeypatch):
     assert not list(exporter_problems(Settings(opik_enabled=True, opik_api_key="k")))
     monkeypatch.setenv("OPIK_URL_OVERRIDE", "http://localhost:5173/api")
     assert not list(exporter_problems(Settings(opik_enabled=True)))
-
-
-def test_a_harness_exports_only_what_a_test_asks_for(tmp_path):
-    """Tests of a service that exports leave nothing where its real records go."""
-    real, asked = tmp_path / "real.jsonl", tmp_path / "asked.jsonl"
-
-    @e2i_serving.service(observability={"jsonl_path": str(real)})
-    class Prices:
-        @bentoml.api
-        def net(self, gross: float) -> float:
-            return gross / 1.2
-
-    for observability in ({}, {"jsonl_path": str(asked)}):
-        with ServiceHarness(Prices, observability=observability) as service:
-            assert service.request("POST", "/net", json={"gross": 12.0}).status == 200
-            service.trail().close()
-    assert not real.exists()
-    assert len(asked.read_text().splitlines()) == 1

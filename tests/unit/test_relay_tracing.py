@@ -22,7 +22,7 @@ from e2i_serving.relay.audit_destination import AuditDestination
 from e2i_serving.runtime.relay_process import run_relay
 from e2i_serving.runtime.relay_spans import BatchSpans
 from e2i_serving.runtime.relay_tracing import TracedDestination, relay_tracing_of
-from e2i_serving.settings import Settings, environment_of, load_settings, with_trace_variables
+from e2i_serving.settings import Settings, environment_of, load_settings, with_signal_variables
 from e2i_serving.stores.engine import sqlite_url
 from e2i_serving.stores.query import SqlAuditQuery
 from e2i_serving.stores.sql import SqlAuditStore
@@ -170,12 +170,25 @@ def test_a_child_process_traces_as_its_parent(given, variables, expected, monkey
     """What the parent came to is handed on, so that a default is not taken for a choice, nor a choice for a default."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    parent = with_trace_variables(load_settings(given, environ={}).settings)
-    child = with_trace_variables(
+    parent = with_signal_variables(load_settings(given, environ={}).settings)
+    child = with_signal_variables(
         load_settings(environ=environment_of(load_settings(given, environ={}).settings)).settings
     )
     assert (parent.trace_exporter, parent.trace_sample_rate) == expected
     assert (child.trace_exporter, child.trace_sample_rate) == expected
+
+
+@pytest.mark.parametrize("signal", ["metrics", "log"])
+def test_a_signal_that_is_set_to_none_is_not_sent(signal, monkeypatch):
+    """A variable fills in for a setting that nobody set, in a child process too, and overrides none."""
+    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "otlp")
+    monkeypatch.setenv("OTEL_LOGS_EXPORTER", "otlp")
+    name = f"{signal}_exporter"
+    for given, expected in (({}, "otlp-http"), ({name: "none"}, "none")):
+        settings = load_settings(given, environ={}).settings
+        child = load_settings(environ=environment_of(settings)).settings
+        assert getattr(with_signal_variables(settings), name) == expected
+        assert getattr(with_signal_variables(child), name) == expected
 
 
 @pytest.mark.parametrize("settings", [{}, {"trace_exporter": "otlp-http"}, {"trace_sample_rate": 1.0}])

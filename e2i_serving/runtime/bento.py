@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import attrs
@@ -54,6 +55,23 @@ def endpoints_of(service: Service[Any]) -> dict[str, Endpoint]:
         route = (f"/{prefix}/" if prefix else "/") + method.route.lstrip("/")
         found[route] = Endpoint(name, route, method.is_stream)
     return found
+
+
+def dependencies_of(inner: type) -> list[type]:
+    """The classes of the services that are served beside this one because it depends on them, theirs included."""
+    found: dict[type, None] = {}
+    looking = [inner]
+    while looking:
+        cls = looking.pop()
+        for name in dir(cls):
+            dependency = inspect.getattr_static(cls, name)
+            on = getattr(dependency, "on", None)
+            if not isinstance(on, Service) or dependency.url or dependency.deployment:
+                continue
+            if on.inner is not inner and on.inner not in found:
+                found[on.inner] = None
+                looking.append(on.inner)
+    return list(found)
 
 
 def bento_identity() -> tuple[str, str]:

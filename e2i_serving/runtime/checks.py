@@ -28,6 +28,7 @@ from e2i_serving.runtime.definition import ServiceDefinition, definition_of, mak
 from e2i_serving.runtime.exporting import audit_url, exporter_problems
 from e2i_serving.runtime.models import missing_model
 from e2i_serving.runtime.objectives import objectives_file
+from e2i_serving.runtime.sharing import MEND, sharing_problems
 from e2i_serving.settings import ResolvedSettings
 from e2i_serving.slo import load_objectives
 
@@ -174,6 +175,7 @@ def _data_directory(definition: ServiceDefinition, resolved: ResolvedSettings) -
             f"The data directory {path} is on a network file system ({kind}), where locks and durability may not hold.",
             f"{mend} Or set E2I_SERVING_ALLOW_NETWORK_DATA_DIR=true and take the risk.",
         )
+    yield from (Problem(name, problem, MEND) for problem in sharing_problems(definition, resolved))
 
 
 @check("decorator")

@@ -34,6 +34,7 @@ from e2i_serving.runtime.redacting import Redacting
 from e2i_serving.runtime.relay_supervisor import RelaySupervisor
 from e2i_serving.runtime.sampling import Sampler, is_success
 from e2i_serving.runtime.scrape import Scrape, ServedBy
+from e2i_serving.runtime.sharing import in_turn
 from e2i_serving.settings import KEPT_NAME, Settings, keep_settings
 from e2i_serving.typing import Observer
 
@@ -59,7 +60,7 @@ class Worker:
         strict: Let our own faults raise, as tests want.
 
     Raises:
-        ConfigurationError: A setting is wrong.
+        ConfigurationError: A setting is wrong, or another service uses the data directory with others of the relay.
     """
 
     def __init__(
@@ -77,9 +78,6 @@ class Worker:
         self._resolved = resolved = definition.load_settings()
         self.settings: Settings = resolved.settings
         self.data_dir: Path = definition.data_dir(resolved)
-        with contextlib.suppress(OSError):  # what can't be made there says so itself
-            make_private(self.data_dir)
-            keep_settings(resolved, self.data_dir)
         self.endpoints = endpoints
         self.other_routes = other_routes
         self._patterns = [(compile_path(route)[0], endpoint) for route, endpoint in endpoints.items()]
@@ -103,11 +101,12 @@ class Worker:
         self._retention = getattr(definition.inner, "retention_class", "") or self.settings.retention_class
         # What may still be refused when the disk fails is not shown to observers before.
         self._holds_back = self.settings.audit_required and self.settings.durability == "power-loss"
-        self._journaling = (
-            Journaling(self.data_dir, self._identity, self.settings, self.guard)
-            if self.settings.audit_enabled
-            else None
-        )
+        with in_turn(definition.name, resolved, self.data_dir):
+            self._journaling = (
+                Journaling(self.data_dir, self._identity, self.settings, self.guard)
+                if self.settings.audit_enabled
+                else None
+            )
         self._observing = Observing(
             self.settings,
             self._identity,
@@ -328,7 +327,7 @@ class Worker:
     async def _restore_directory(self) -> None:
         make_private(self.data_dir)
         if not (self.data_dir / KEPT_NAME).exists():
-            keep_settings(self._resolved, self.data_dir)
+            await asyncio.to_thread(keep_settings, self._resolved, self.data_dir)
         self._take_failures()
         self.numbers.restore()
 

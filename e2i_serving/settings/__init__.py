@@ -1,7 +1,15 @@
 """Settings: one declared table, and the only reader of the environment."""
 
 from e2i_serving.settings.declared import RedactionRule, Settings
-from e2i_serving.settings.kept import KEPT_NAME, keep_settings, kept_settings
+from e2i_serving.settings.kept import (
+    KEPT_NAME,
+    OF_A_SERVICE,
+    differing,
+    differing_from_kept,
+    keep_settings,
+    kept_for_relay,
+    kept_settings,
+)
 from e2i_serving.settings.loading import (
     CONFIG_FILE_NAME,
     Origin,
@@ -30,6 +38,7 @@ from e2i_serving.settings.standards import (
 __all__ = [
     "CONFIG_FILE_NAME",
     "KEPT_NAME",
+    "OF_A_SERVICE",
     "OPIK_CLOUD",
     "LogsVariables",
     "MetricsVariables",
@@ -41,9 +50,12 @@ __all__ = [
     "TracingVariables",
     "data_dir_of",
     "default_data_dirs",
+    "differing",
+    "differing_from_kept",
     "environment_of",
     "instance_name",
     "keep_settings",
+    "kept_for_relay",
     "kept_settings",
     "load_settings",
     "logs_variables",

@@ -10,7 +10,7 @@ import pytest
 from e2i_serving.exceptions import ConfigurationError, QueryError
 from e2i_serving.runtime.places import locate
 from e2i_serving.runtime.questions import entity_as_stored
-from e2i_serving.settings import Origin, keep_settings, load_settings
+from e2i_serving.settings import Origin, keep_settings, kept_for_relay, load_settings
 
 
 def keep(folder, **arguments):
@@ -29,13 +29,48 @@ def test_what_was_set_takes_the_place_of_defaults(tmp_path):
     assert resolved.origins["segment_bytes"] is Origin.DEFAULT
 
 
+def test_what_the_service_turned_off_stays_off_beside_its_file(tmp_path):
+    """A relay that runs in the service's folder goes by what came of the file in the service, not by the file."""
+    (tmp_path / "observability.yaml").write_text("jsonl_path: /real.jsonl\nrelay_batch_size: 7\nopik_enabled: true\n")
+    service = load_settings({"jsonl_path": "", "relay_batch_size": 9}, config_dir=tmp_path, environ={})
+    keep_settings(service, tmp_path)
+    (tmp_path / "observability.yaml").write_text("jsonl_path: /real.jsonl\nrelay_batch_size: 7\nopik_spans: true\n")
+    beside = load_settings(config_dir=tmp_path, environ={}, data_dir=tmp_path).settings
+    assert (beside.jsonl_path, beside.relay_batch_size, beside.opik_enabled, beside.opik_spans) == ("", 9, True, True)
+
+
 def test_secrets_and_defaults_are_not_kept(tmp_path):
     """The file holds what was set and is no secret, and only its owner reads it."""
     keep(tmp_path, redaction_key="a secret of sixteen", relay_batch_size=7, data_dir=str(tmp_path))
     file = tmp_path / "settings.json"
-    assert json.loads(file.read_text()) == {"relay_batch_size": 7}
+    kept = json.loads(file.read_text())
+    assert kept.pop("fingerprints").keys() == {"redaction_key"}
+    assert kept == {"relay_batch_size": 7}
+    assert "a secret of sixteen" not in file.read_text()
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_it_is_another_file_only_with_other_settings(tmp_path):
+    """A relay begins anew when the file changes: a worker's start changes nothing, another secret does."""
+    file = tmp_path / "settings.json"
+    keep(tmp_path, redaction_key="a secret of sixteen", relay_batch_size=7)
+    first = file.read_bytes()
+    keep(tmp_path, redaction_key="a secret of sixteen", relay_batch_size=7)
+    assert file.read_bytes() == first
+    keep(tmp_path, redaction_key="another of sixteen", relay_batch_size=7)
+    assert file.read_bytes() != first
+
+
+def test_a_relay_looks_at_what_it_goes_by(tmp_path):
+    """Services that share it and differ in what only workers go by don't let the relay begin anew by turns."""
+    seen = []
+    for settings in ({"labels": ("a",)}, {"labels": ("b",)}, {"arm": "b"}, {"jsonl_path": "x"}):
+        keep(tmp_path, **settings)
+        seen.append(kept_for_relay(tmp_path))
+    assert seen == [{}, {}, {"arm": "b"}, {"jsonl_path": "x"}]
+    (tmp_path / "settings.json").unlink()
+    assert kept_for_relay(tmp_path) is None
 
 
 def test_names_of_another_release_are_left_out(tmp_path):

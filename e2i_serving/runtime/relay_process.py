@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from e2i_serving.encryption import cipher_of
 from e2i_serving.evidence import open_checkpointer
 from e2i_serving.exceptions import ConfigurationError, E2IServingError
+from e2i_serving.journal import list_lives
 from e2i_serving.observers.metrics import fold
 from e2i_serving.redaction import redactor_of
 from e2i_serving.relay import Delivery, Destination, LargePayloads, Ledger, Relay, RelayLock
 from e2i_serving.relay.audit_destination import AUDIT_STORE, AuditDestination
 from e2i_serving.relay.delivery import BATCH_BYTES
+from e2i_serving.relay.loop import LOOK_SECONDS
 from e2i_serving.runtime.definition import make_private
 from e2i_serving.runtime.exporting import audit_url, export_destinations
 from e2i_serving.runtime.logs import configure_logs
 from e2i_serving.runtime.metrics_export import metrics_export_of
 from e2i_serving.runtime.relay_report import open_report
 from e2i_serving.runtime.relay_tracing import relay_tracing_of
-from e2i_serving.settings import KEPT_NAME, Settings, load_settings
+from e2i_serving.settings import Settings, kept_for_relay, load_settings
 from e2i_serving.typing import Cipher
 
 if TYPE_CHECKING:
@@ -35,14 +39,50 @@ if TYPE_CHECKING:
 logger = logging.getLogger("e2i_serving.relay")
 
 
-def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger: bool = False) -> bool:
+class KeptSettings:
+    """What workers keep of their settings: a server that starts with others needs a relay that has them, too.
+
+    Args:
+        data_dir: The data directory. What is there now counts as known.
+
+    Attributes:
+        are_others: Whether a relay ended because there are others now.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self.are_others = False
+        self._data_dir = data_dir
+        self._first = kept_for_relay(data_dir)
+
+    @property
+    def are_there(self) -> bool:
+        """Whether a service had written any down."""
+        return self._first is not None
+
+    def look(self) -> bool:
+        """Whether there are others now. Those that were deleted, a worker is about to put back."""
+        now = kept_for_relay(self._data_dir)
+        self.are_others = now is not None and now != self._first
+        return self.are_others
+
+
+def run_relay(
+    settings: Settings,
+    data_dir: Path,
+    *,
+    once: bool = False,
+    linger: bool = False,
+    kept: KeptSettings | None = None,
+) -> bool:
     """Run the relay of a data directory in this process.
 
     Args:
         settings: The settings.
         data_dir: The instance's data directory.
         once: Return as soon as nothing is left to deliver.
-        linger: Return when no worker has been alive for ``relay_linger_seconds``.
+        linger: Return when no worker has been alive for ``relay_linger_seconds``. Otherwise, with ``kept``, a service
+            that has yet to start is waited for, so that nothing is delivered by other settings than its own.
+        kept: Looked at all the time: return when there are others. Read before ``settings`` were.
 
     Returns:
         False if another relay runs already, which then does the work.
@@ -53,9 +93,13 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
         JournalError: A newer release made the ledger.
     """
     make_private(data_dir)
+    asked = None if once else _Asked(settings.relay_shutdown_seconds)
     with RelayLock(data_dir) as lock:
         if not lock.acquire():
             return False
+        needed = partial(_is_needed, lock, kept, asked)
+        if asked is not None and kept is not None and not linger and not _await_service(data_dir, kept, asked, needed):
+            return True
         cipher = cipher_of(settings)
         with closing(_ledger(settings, data_dir)) as ledger, closing(relay_tracing_of(settings)) as tracing:
             destination = audit_destination(settings, data_dir, ledger, cipher, on_call=tracing.on_call)
@@ -84,10 +128,10 @@ def run_relay(settings: Settings, data_dir: Path, *, once: bool = False, linger:
                 linger_seconds=settings.relay_linger_seconds if linger else None,
                 housekeeping=keep_house,
                 drop_above_bytes=settings.journal_bytes if settings.overflow == "drop-oldest" else None,
-                is_needed=partial(_is_needed, lock, _Kept(data_dir) if linger else None),
+                is_needed=needed,
             )
-            if not once:
-                _stop_on_signals(relay, settings.relay_shutdown_seconds)
+            if asked is not None:
+                asked.tell(relay)
             sent = None if once else metrics_export_of(settings, data_dir, ledger.began_ns() or time.time_ns())
             try:
                 relay.run(once=once)
@@ -136,44 +180,59 @@ def audit_destination(
     )
 
 
-class _Kept:
-    """What workers keep of their settings: a server that starts with others needs a relay that has them, too."""
+class _Asked:
+    """Tells a relay what signals ask for, also those that come before there is one.
 
-    def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / KEPT_NAME
-        self._first = self._content()
+    Args:
+        within_seconds: How long a relay may go on that is asked to stop.
+    """
 
-    def is_same(self) -> bool:
-        """Whether it is what it was at first."""
-        return self._content() == self._first
+    def __init__(self, within_seconds: float) -> None:
+        self.times = 0
+        self._within_seconds = within_seconds
+        self._relay: Relay | None = None
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
 
-    def _content(self) -> bytes:
-        try:
-            return self._path.read_bytes()
-        except OSError:
-            return b""
+    def tell(self, relay: Relay) -> None:
+        """Tell this relay from now on."""
+        self._relay = relay
+        if self.times:
+            relay.stop(self._within_seconds)
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.times += 1
+        if self._relay is not None:
+            # Asked twice, it ends after the batch at hand; what it leaves stays in the journal.
+            self._relay.stop(0.0 if self.times > 1 else self._within_seconds)
 
 
-def _is_needed(lock: RelayLock, kept: _Kept | None) -> bool:
+def _await_service(data_dir: Path, kept: KeptSettings, asked: _Asked, needed: Callable[[], bool]) -> bool:
+    """Wait until there is something to deliver, by settings that are known; false when that won't be here."""
+    if not kept.are_there:
+        logger.info("No service has begun on %s yet. The relay waits for one, to go by its settings.", data_dir)
+    while not (kept.are_there or list_lives(data_dir / "journal")):
+        if asked.times or not needed():
+            return False
+        time.sleep(LOOK_SECONDS)
+    # Looked at once more: a worker writes its settings down before it makes a journal.
+    return needed()
+
+
+def _is_needed(lock: RelayLock, kept: KeptSettings | None, asked: _Asked | None) -> bool:
     if lock.is_gone():
         logger.error("The data directory was removed. The relay ends; workers start another one.")
         return False
-    if kept is not None and not kept.is_same():
-        logger.info("A server began with other settings. The relay ends; workers start one that has them.")
+    if kept is not None and not (asked is not None and asked.times) and kept.look():
+        logger.info("A server began with other settings. The relay ends, and one begins that has them.")
         return False
     return True
 
 
-def _stop_on_signals(relay: Relay, within_seconds: float) -> None:
-    asked: list[int] = []
-
-    def stop(number: int, _frame: FrameType | None) -> None:
-        # Asked twice, it ends after the batch at hand; what it leaves stays in the journal.
-        relay.stop(0.0 if asked else within_seconds)
-        asked.append(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+def begin_anew() -> NoReturn:
+    """Run this process's command once more, in its place: nothing of what it did is left but on the disk."""
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606  # this very command
 
 
 def start_logs(settings: Settings | None = None) -> None:
@@ -196,7 +255,7 @@ def main() -> int:
         start_logs(settings)
         if settings.data_dir is None:
             raise ConfigurationError("Set E2I_SERVING_DATA_DIR to the data directory whose journal is to be relayed.")
-        run_relay(settings, settings.data_dir, linger=True)
+        run_relay(settings, settings.data_dir, linger=True, kept=KeptSettings(settings.data_dir))
     except E2IServingError as error:
         logger.error("The relay can't run: %s", error)  # noqa: TRY400  # one line that says the mend
         return 1

@@ -69,7 +69,7 @@ def load_settings(
         config_dir: Folder in which ``observability.yaml`` is looked for, the service file's; the
             variable ``E2I_SERVING_CONFIG_FILE`` names another file.
         environ: The environment; the process's by default.
-        data_dir: A data directory whose service's settings take the place of the defaults.
+        data_dir: A data directory whose service's settings take the place of the file's and of the defaults.
 
     Returns:
         The settings, where each came from, and the file that was read.
@@ -81,8 +81,9 @@ def load_settings(
     is_handed_on = bool(environ.get(RESOLVED_VARIABLE))
     config_file = None if is_handed_on else _config_file(config_dir, environ)
     layers = (
-        (Origin.SERVICE, kept_settings(data_dir) if data_dir and not is_handed_on else {}),
         (Origin.FILE, _from_file(config_file) if config_file else {}),
+        # Behind the file: the service has read it, and what its code says came before.
+        (Origin.SERVICE, kept_settings(data_dir) if data_dir and not is_handed_on else {}),
         (Origin.ENVIRONMENT, _from_environment(environ)),
         (Origin.ARGUMENT, dict(arguments or {})),
     )

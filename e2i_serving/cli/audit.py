@@ -70,8 +70,8 @@ def query(
 ) -> None:
     """List the predictions that meet all conditions, the newest first.
 
-    With --follow the oldest comes first; a prediction that is stored more than a minute later than its neighbours may
-    be missed.
+    What was answered a moment ago is waited for. With --follow the oldest comes first; a prediction that is stored
+    more than a minute later than its neighbours may be missed.
 
     \b
     Examples:
@@ -103,6 +103,7 @@ def query(
         if follow:
             follow_predictions(trail, where, limit=limit, items=is_full, emit=emit)
         else:
+            trail.await_recent()
             emit(trail.query(where, limit=limit, items=is_full, outcomes=is_full).rows())
 
 

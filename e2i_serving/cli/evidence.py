@@ -125,7 +125,10 @@ def erase(
         print_json_lines([{**{name: getattr(done, name) for name in names}, "held_by": held, "dry_run": dry_run}])
     if done.held_by:
         for hold in done.held_by:
-            print_error(f"Nothing was erased: hold {hold.hold_id} covers it ({hold.reason}).")
+            print_error(
+                f"Nothing was erased: hold {hold.hold_id} covers them, or someone in a request that is about them as "
+                f"well ({hold.reason})."
+            )
         raise typer.Exit(1)
     if output is TableOrJson.TABLE:
         _show_erasure(done, dry_run=dry_run)

@@ -52,7 +52,7 @@ def listed(rows: Sequence[Row], *, header: bool = True) -> RenderableType:
         made.add_row(
             text(iso_time(row["time_ns"])),
             text(row["prediction_id"]),
-            text(_model(row)),
+            text(_model(row) or f"{row['service']}.{row['endpoint']}"),
             text(row["outcome"], _STYLES.get(row["outcome"], "")),
             text(row["status"]),
             text(milliseconds(row["duration"])),

@@ -95,10 +95,16 @@ def console() -> Console:
 
 
 def show(*what: RenderableType) -> None:
-    """Print to standard output."""
+    """Print to standard output, elsewhere than on a terminal without the blanks that fill up its lines."""
     output = console()
-    for part in what:
-        output.print(part)
+    if output.is_terminal:
+        for part in what:
+            output.print(part)
+        return
+    with output.capture() as captured:
+        for part in what:
+            output.print(part)
+    typer.echo("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()), nl=False)
 
 
 def print_error(message: str) -> None:

@@ -56,7 +56,7 @@ def replay(
     Examples:
       e2i-serving audit replay 0192f7b0-5c1e-7d4a-9f1e-2b7c6c1e8a11 --target service:Churn
       e2i-serving audit replay --model churn --since 1d --target service:Churn
-      e2i-serving audit replay --model churn --since 7d --against churn:candidate --target service:Churn
+      e2i-serving audit replay --model churn --since 7d --against churn_candidate:latest --target service:Churn
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.runtime.checks import importable, load_service  # noqa: PLC0415  # imports BentoML
     from e2i_serving.services.replay import replay as run_replay  # noqa: PLC0415  # likewise

@@ -52,6 +52,7 @@ def stats(
         found = [each for each in percentiles_of_service(url) if model in (None, each.model)]
     else:
         with open_trail(data_dir, None, "stats") as trail:
+            trail.await_recent()
             found = percentiles_of_rows(trail.query(model=model, since=since, until=until, items=False))
     if not found:
         print_error("No prediction was found.")

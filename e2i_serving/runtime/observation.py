@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from e2i_serving.context import RequestContext
 from e2i_serving.record import (
     Column,
+    Constant,
     FeatureProvenance,
     Matrix,
     ModelInfo,
@@ -332,11 +333,15 @@ def label_text(value: Any) -> str:
     return whole_text(str(value)[:MAX_LABEL])[:MAX_LABEL]
 
 
-def annotate(*, labels: dict[str, str] | None = None, **attributes: Any) -> None:
-    """Add business labels or free attributes to the prediction being served; does nothing outside a request.
+def annotate(
+    *, labels: dict[str, str] | None = None, entities: Mapping[str, Any] | None = None, **attributes: Any
+) -> None:
+    """Add to the prediction being served; does nothing outside a request.
 
     Args:
-        labels: Label values by name; names that the service does not declare are left out of metrics.
+        labels: Business labels, values by name; names that the service does not declare are left out of metrics.
+        entities: Whom it is about, by the entity's key: an id, or a list with the id of each item. By these it is
+            found, erased and held.
         attributes: Plain data for the audit record.
     """
     current = observation.get()
@@ -344,5 +349,12 @@ def annotate(*, labels: dict[str, str] | None = None, **attributes: Any) -> None
         return
     if labels:
         current.labels = current.labels | {whole_text(str(name)): label_text(value) for name, value in labels.items()}
+    if entities:
+        current.entities = current.entities | {whole_text(str(key)): _ids(value) for key, value in entities.items()}
     if attributes:
         current.attributes = current.attributes | plain(attributes)
+
+
+def _ids(value: Any) -> Column:
+    made = plain(value)
+    return Values(made) if isinstance(made, list) else Constant(made)

@@ -143,6 +143,11 @@ class AuditTrail:
         if self._close is not None:
             self._close()
 
+    def await_recent(self) -> None:
+        """Wait until the store has what is journaled now, where a relay runs; some seconds at most."""
+        if self._catch_up is not None:
+            self._catch_up()
+
     def query(
         self,
         where: PredictionFilter | None = None,
@@ -295,7 +300,7 @@ class AuditTrail:
 
         found = look()
         if not found and self._catch_up is not None:
-            self._catch_up()
+            self.await_recent()
             found = look()
         return found
 

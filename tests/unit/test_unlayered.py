@@ -211,6 +211,30 @@ def test_a_request_past_its_route_is_counted_once():
     assert re.search(r'^e2i_predictions_total\{.*outcome="ok"\} 1$', text, re.MULTILINE)
 
 
+@e2i_serving.service(metrics={"enabled": False})
+class Visits:
+    """A service of its own kind that says whom its predictions are about."""
+
+    @bentoml.api
+    def total(self, visits: list[float]) -> list[float]:
+        """One item an element."""
+        e2i_serving.annotate(entities={"region": "north", "patient": [f"p{number}" for number in range(len(visits))]})
+        return visits
+
+
+def test_a_service_of_any_kind_may_say_whom_it_is_about():
+    """An id stands for all items, a list for each; by both the prediction is found."""
+    with ServiceHarness(Visits) as service:
+        assert service.request("POST", "/total", json={"visits": [1.0, 2.0]}).status == 200
+        with service.trail() as trail:
+            (row,) = trail.query(entity="patient=p1")
+            assert trail.count(entity="region=north") == 1
+    assert [item["entity"] for item in row["item_rows"]] == [
+        {"region": "north", "patient": "p0"},
+        {"region": "north", "patient": "p1"},
+    ]
+
+
 @pytest.mark.parametrize("path", ["/halved", "/old"])
 def test_a_failure_that_must_be_on_record_is_refused_too(monkeypatch, path):
     """What is said of it is what was answered."""

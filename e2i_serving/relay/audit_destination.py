@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Protocol
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, Protocol
 
 from e2i_serving.evidence import entry_digest, seal
 from e2i_serving.exceptions import E2IServingError, RefusedError
-from e2i_serving.record import Entry, Gap, PredictionRecord, RowBatch
+from e2i_serving.record import ChainEnd, Entry, Gap, PredictionRecord, RowBatch
 from e2i_serving.relay.dead_letters import DEAD_LETTERED
 from e2i_serving.relay.explode import explode
 from e2i_serving.relay.payloads import LargePayloads
 from e2i_serving.relay.redacting import DestinationRedaction, RedactorFor
 from e2i_serving.typing import AuditStore
+
+logger = logging.getLogger("e2i_serving.relay")
 
 AUDIT_STORE: Final = "audit-store"
 """Name of the destination that every instance has."""
@@ -37,17 +40,30 @@ class ChainObserver(Protocol):
         """Do what must not be left undone."""
 
 
+class Intents(Protocol):
+    """Keeps what is about to be stored out of reach of who can write to the store; ``Ledger`` is one."""
+
+    def intend(self, destination: str, life: str, links: Sequence[tuple[int, bytes]]) -> None:
+        """Note the links of rows, by sequence number, before they are stored."""
+
+    def intended(self, destination: str, life: str, first: int, last: int) -> Sequence[tuple[int, bytes]]:
+        """The links that were noted for sequence numbers in a range, and the numbers; several where it was tried so."""
+
+
 class AuditDestination:
     """Delivers to an audit store. Its state is the link of a life's chain.
 
     Where it is open what of the entries is stored already, the store is asked, and the chain goes on from what it has:
-    to make the rows anew would give others if the settings have changed meanwhile.
+    to make the rows anew would give others if the settings have changed meanwhile. Only a link counts that was to be
+    stored, or that comes out again: who can write to the store could otherwise put rows of their own there, to be
+    signed in the place of what was journaled.
 
     Args:
         store: The store.
         redactor_for: Makes the redactor of what a model's life journaled, if this destination has rules of its own.
         payloads: Takes out payloads that are too large; ``None`` to keep all.
         checkpoints: Learns how far the chains have come.
+        intents: Keeps what is about to be stored; ``None`` to go by what comes out again.
 
     Attributes:
         store: The store.
@@ -62,11 +78,13 @@ class AuditDestination:
         redactor_for: RedactorFor | None = None,
         payloads: LargePayloads | None = None,
         checkpoints: ChainObserver | None = None,
+        intents: Intents | None = None,
     ) -> None:
         self.store = store
         self._redaction = DestinationRedaction(redactor_for)
         self._payloads = payloads
         self._checkpoints = checkpoints
+        self._intents = intents
         self._links: dict[str, bytes] = {}
         """The last link of each life behind which nothing can be stored."""
 
@@ -82,6 +100,8 @@ class AuditDestination:
         link = seal(batch, life, link)
         self._links.pop(life, None)
         if entries:
+            if self._intents is not None:
+                self._intents.intend(self.name, life, list(_links(batch)))
             self.store.write(batch)
             self._links[life] = link
         if self._checkpoints is not None:
@@ -126,15 +146,42 @@ class AuditDestination:
 
     def _not_stored(self, entries: Sequence[Entry], state: bytes) -> tuple[Sequence[Entry], bytes]:
         """The entries that are not stored yet, and the link that they go on from."""
-        end = self.store.chain_end(entries[0].life.life, since=entries[0].sequence, until=entries[-1].sequence)
+        end = self._own_end(entries, state)
         if end is None:
             return entries, state
         link = bytes.fromhex(end.hash)
         for entry in entries:
             if entry.sequence == end.sequence and end.reason == DEAD_LETTERED and not isinstance(entry.body, Gap):
                 # It was refused, and the relay died before it was kept aside: it may be taken now.
-                self.redeliver(entry, link, bytes.fromhex(end.digest))
+                self.redeliver(entry, link, _from_hex(end.digest))
         return [entry for entry in entries if entry.sequence > end.sequence], link
+
+    def _own_end(self, entries: Sequence[Entry], state: bytes) -> ChainEnd | None:
+        """The last stored row of these entries whose link is one that this relay, or one before it, made."""
+        life, first, last = entries[0].life.life, entries[0].sequence, entries[-1].sequence
+        end = self.store.chain_end(life, since=first, until=last)
+        if end is None:
+            return None
+        noted = self._intents.intended(self.name, life, first, last) if self._intents is not None else ()
+        own = {(sequence, link.hex()) for sequence, link in noted}
+        if (end.sequence, end.hash) in own or self._comes_out(end, entries, state):
+            return end
+        logger.error(
+            "The audit store has rows of life %s that no relay made, up to number %d. What is journaled is stored "
+            "beside them; audit verify names them.",
+            *(life, end.sequence),
+        )
+        while end is not None and (end.sequence, end.hash) not in own:
+            until = max((sequence for sequence, _ in own if sequence < end.sequence), default=0)
+            end = self.store.chain_end(life, since=first, until=until) if until else None
+        return end
+
+    def _comes_out(self, end: ChainEnd, entries: Sequence[Entry], state: bytes) -> bool:
+        """Whether the chain that is made of the entries has the same link there."""
+        stored = [entry for entry in entries if entry.sequence <= end.sequence]
+        if stored[-1].sequence != end.sequence:
+            return False
+        return seal(self._rows(stored, keep=False), stored[0].life.life, state).hex() == end.hash
 
     def _rows(self, entries: Sequence[Entry], *, keep: bool) -> RowBatch:
         """The rows of entries, with their large payloads written to files if they are to be kept."""
@@ -159,3 +206,19 @@ class AuditDestination:
             for row in batch.predictions:
                 row["payload_digest"] = digests.get(row["prediction_id"])
         return batch
+
+
+def _links(batch: RowBatch) -> Iterator[tuple[int, bytes]]:
+    """The sequence number and the link of each row that has one."""
+    for row in (*batch.predictions, *batch.events, *batch.outcomes, *batch.accesses):
+        yield row["sequence"], bytes.fromhex(row["hash"])
+    for row in batch.gaps:
+        yield row["last"], bytes.fromhex(row["hash"])
+
+
+def _from_hex(text: Any) -> bytes:
+    """What a column of hex digits says; empty when it holds anything else."""
+    try:
+        return bytes.fromhex(text)
+    except (TypeError, ValueError):
+        return b""

@@ -140,7 +140,26 @@ class Ledger:
                 "DELETE FROM given_up WHERE destination = ? AND life = ? AND last <= ?",
                 (destination, life.life, position.sequence),
             )
+            connection.execute(
+                "DELETE FROM intents WHERE destination = ? AND life = ? AND sequence <= ?",
+                (destination, life.life, position.sequence),
+            )
         return len(dead_letters) - len(kept)
+
+    def intend(self, destination: str, life: str, links: Sequence[tuple[int, bytes]]) -> None:
+        """Note, on the disk, what a destination is about to be given: its links, by sequence number."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT OR IGNORE INTO intents VALUES (?, ?, ?, ?)",
+                [(destination, life, sequence, link) for sequence, link in links],
+            )
+
+    def intended(self, destination: str, life: str, first: int, last: int) -> list[tuple[int, bytes]]:
+        """The links that were noted of a life for sequence numbers in a range, and not yet dealt with for certain."""
+        return self._all(
+            "SELECT sequence, link FROM intents WHERE destination = ? AND life = ? AND sequence BETWEEN ? AND ?",
+            (destination, life, first, last),
+        )
 
     def enlist(self, names: Sequence[str], leader: str) -> None:
         """Note which destinations there are from now on.
@@ -186,6 +205,7 @@ class Ledger:
         with self._transaction() as connection:
             self._know(connection, life, records)
             connection.execute("UPDATE lives SET closed = 1, torn = torn + ? WHERE life = ?", (torn, life.life))
+            connection.execute("DELETE FROM intents WHERE life = ?", (life.life,))
 
     def lose_rest(self, life: Life, records: int, destinations: Sequence[str]) -> None:
         """Note that what is left of a dead life can't be read, so that destinations lose what they lack of it.

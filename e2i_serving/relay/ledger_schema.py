@@ -9,7 +9,7 @@ from typing import Final
 from e2i_serving.exceptions import JournalError
 
 LEDGER_NAME: Final = "ledger.db"
-VERSION: Final = 3
+VERSION: Final = 4
 """``PRAGMA user_version`` of a ledger of this release; 0 in the first one's, which did not set it."""
 
 _LIVES_AND_DROPS: Final = """
@@ -84,6 +84,17 @@ CREATE TABLE destinations (
 ) WITHOUT ROWID;
 INSERT INTO destinations SELECT DISTINCT destination, 1 FROM cursors;
 """
+_SINCE_4: Final = """
+CREATE TABLE intents (
+    destination TEXT NOT NULL,
+    life TEXT NOT NULL,
+    sequence INTEGER NOT NULL,
+    link BLOB NOT NULL,
+    PRIMARY KEY (destination, life, sequence, link)
+) WITHOUT ROWID;
+"""
+_STEPS: Final = ((2, f"{_LIVES_AND_DROPS}{_CURSORS}{_SINCE_2}"), (3, _SINCE_3), (4, _SINCE_4))
+"""What makes a ledger of a version of the one before, in order."""
 
 
 def open_ledger(data_dir: Path) -> sqlite3.Connection:
@@ -142,8 +153,8 @@ def _upgrade(connection: sqlite3.Connection) -> None:
     try:
         found = _version(connection)  # asked again: another process may have been faster
         if found < VERSION:
-            since_1 = f"{_LIVES_AND_DROPS}{_CURSORS}{_SINCE_2}" if found < 2 else ""  # noqa: PLR2004  # a version
-            for statement in f"{since_1}{_SINCE_3}".split(";"):
+            steps = "".join(statements for version, statements in _STEPS if found < version)
+            for statement in steps.split(";"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")
     except BaseException:

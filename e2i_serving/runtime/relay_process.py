@@ -159,7 +159,7 @@ def audit_destination(
     Args:
         settings: The settings.
         data_dir: The instance's data directory.
-        ledger: Tells how far the chains had come when the last relay ended.
+        ledger: Tells how far the chains had come when the last relay ended, and keeps what is about to be stored.
         cipher: Encrypts payload files.
         on_call: Is told each call of the database.
 
@@ -177,6 +177,7 @@ def audit_destination(
         redactor_for=partial(redactor_of, settings, destination=AUDIT_STORE),
         payloads=LargePayloads(data_dir, settings.payload_bytes, settings.large_payloads, cipher),
         checkpoints=checkpoints,
+        intents=ledger,
     )
 
 

@@ -75,7 +75,8 @@ class SqlAuditStore:
                 if self._is_server:
                     connection.exec_driver_sql(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'")
                 found = connection.execute(_CHAIN_ENDS, {"life": life, "since": since, "until": until}).all()
-        return max((ChainEnd(*row) for row in found), default=None)
+        # Only the numbers are known to be comparable: SQLite's columns take values of any type.
+        return max((ChainEnd(*row) for row in found), key=lambda end: (end.sequence, str(end.reason)), default=None)
 
     def close(self) -> None:
         """Give back connections and files."""

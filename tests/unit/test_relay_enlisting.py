@@ -114,7 +114,8 @@ def test_a_ledger_of_the_release_before_is_upgraded(tmp_path):
     Ledger(tmp_path).close()
     with closing(sqlite3.connect(tmp_path / LEDGER_NAME)) as connection:
         connection.executescript(
-            "DROP TABLE destinations; ALTER TABLE cursors DROP COLUMN skipped; PRAGMA user_version = 2;"
+            "DROP TABLE intents; DROP TABLE destinations; ALTER TABLE cursors DROP COLUMN skipped; "
+            "PRAGMA user_version = 2; "
             "INSERT INTO cursors (destination, life, segment, offset, sequence, ordinal) "
             "VALUES ('audit-store', 'a', 1, 2, 3, 4);"
         )

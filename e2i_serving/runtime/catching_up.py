@@ -23,6 +23,7 @@ READER_SECONDS: Final = 5.0
 """How long someone waits who asks for a prediction that the store does not have."""
 
 _FRAMES: Final = 1024
+_FRAME_BYTES: Final = 8 * 1024 * 1024
 _POLL_SECONDS: Final = 0.05
 
 
@@ -48,7 +49,7 @@ def catch_up(
         E2IServingError: A journal can't be read.
     """
     deadline = time.monotonic() + within_seconds
-    behind = _pending(data_dir, destinations)
+    behind = _pending(data_dir, destinations, deadline)
     relay: subprocess.Popen[bytes] | None = None
     try:
         while behind and time.monotonic() < deadline:
@@ -74,14 +75,18 @@ def receivers(ledger: Ledger) -> set[str]:
 def await_store(data_dir: Path) -> None:
     """Wait for what a running relay is about to bring to the audit store, for someone who reads it."""
     try:
-        catch_up(data_dir, READER_SECONDS, destinations=(AUDIT_STORE,))
+        if RelayLock(data_dir).holder() is not None:  # else nothing is brought, however much there is
+            catch_up(data_dir, READER_SECONDS, destinations=(AUDIT_STORE,))
     except (E2IServingError, OSError) as error:
         # What is stored can be read all the same.
         logger.warning("What is on its way to the audit store can't be told: %s", error)
 
 
-def _pending(data_dir: Path, wanted: Collection[str]) -> dict[str, int]:
-    """For each life with frames that a destination has yet to take, the number of the last one there is now."""
+def _pending(data_dir: Path, wanted: Collection[str], deadline: float) -> dict[str, int]:
+    """For each life with frames that a destination has yet to take, the number of the last one there is now.
+
+    Behind the deadline no more of a life is read than tells that there are any.
+    """
     ends: dict[str, int] = {}
     with closing(Ledger(data_dir, read_only=True)) as ledger:
         destinations = wanted or receivers(ledger)
@@ -90,8 +95,10 @@ def _pending(data_dir: Path, wanted: Collection[str]) -> dict[str, int]:
             reader = JournalReader(folder, behind)
             last = behind.sequence
             try:
-                while frames := reader.read(_FRAMES, ended=False):
+                while frames := reader.read(_FRAMES, ended=False, max_bytes=_FRAME_BYTES):
                     last = frames[-1].sequence
+                    if time.monotonic() >= deadline:
+                        break
             except (E2IServingError, OSError):
                 if folder.path.exists():
                     if not is_unreadable(folder) or folder.alive():

@@ -116,15 +116,14 @@ def items_about(record: PredictionRecord, name: str, value: str) -> set[int]:
     return {index for index, text in enumerate(texts) if text == value}
 
 
-def refused_records(data_dir: Path, cipher: Cipher | None) -> list[RefusedRecord]:
-    """The predictions among the dead letters; what can't be decoded is left out.
+def refused_records(data_dir: Path, cipher: Cipher | None) -> Iterator[RefusedRecord]:
+    """The predictions among the dead letters, one in memory at a time; what can't be decoded is left out.
 
     Raises:
         EncryptionError: One can't be read, as its key is missing.
     """
     if not (data_dir / LEDGER_NAME).exists():
-        return []
-    found: list[RefusedRecord] = []
+        return
     with closing(Ledger(data_dir, read_only=True)) as ledger:
         for letter in ledger.dead_letters.each():
             if letter.kind != FrameKind.RECORD or not letter.payload:
@@ -132,8 +131,7 @@ def refused_records(data_dir: Path, cipher: Cipher | None) -> list[RefusedRecord
             with suppress(FrameError):
                 body = letter.frame().decode(cipher)
                 if isinstance(body, PredictionRecord):
-                    found.append(RefusedRecord(body, body.model or letter.life_of().model.name))
-    return found
+                    yield RefusedRecord(body, body.model or letter.life_of().model.name)
 
 
 def erased_places(data_dir: Path, change: StoreChange) -> set[tuple[str, int]]:
@@ -181,7 +179,9 @@ def erase_dead_letters(data_dir: Path, subject: Subject, cipher: Cipher | None) 
         return 0
     with closing(Ledger(data_dir)) as ledger:
         letters = [
-            letter for letter in ledger.dead_letters.each() if letter.payload and subject.is_in(letter.frame(), cipher)
+            letter.without_payload()
+            for letter in ledger.dead_letters.each()
+            if letter.payload and subject.is_in(letter.frame(), cipher)
         ]
         # Records last: if this is broken off, they still tell which of the others are about the subject.
         for letter in sorted(letters, key=lambda letter: letter.kind == FrameKind.RECORD):

@@ -10,6 +10,7 @@ from e2i_serving.record import Gap
 from e2i_serving.relay import Ledger, read_books
 from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.relay.ledger_schema import LEDGER_NAME
+from e2i_serving.runtime.traces import refused_records
 from e2i_serving.testing.destinations import RecordingDestination
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -72,3 +73,14 @@ def test_letters_are_read_one_at_a_time(refusing):
     letters.discard([first.id + 1])
     assert next(each).id == first.id + 2
     assert list(letters.each("another")) == []
+
+
+def test_refused_predictions_are_decoded_one_at_a_time(refusing):
+    """An erasure holds of the letters only what is about its subject, however many there are."""
+    instance, destination = refusing
+    instance.relay(destination).run(once=True)
+    letters = instance.ledger.dead_letters
+    each = iter(refused_records(instance.data_dir, None))
+    assert next(each).record.prediction_id == "p0000"
+    letters.discard(letters.numbers()[1:-1])
+    assert [record.prediction_id for record, _ in each] == ["p0059"]

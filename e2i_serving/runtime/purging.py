@@ -178,14 +178,16 @@ class _Purging:
             ids = [row[0] for row in found]
             rows = [_Row(life, sequence, link, is_prediction=True) for _, life, sequence, link, _ in found]
             counts = Counter({"predictions": len(ids)})
+            if not ids:
+                return False
             for table in ("events", "outcomes"):
                 about = change.rows(table, ("life", "sequence", "hash"), "prediction_id", ids)
                 rows += [_Row(life, sequence, link, is_prediction=False) for life, sequence, link in about]
-            if not ids:
-                return False
+                # By their places: a relay may add one of these predictions' meanwhile, which no gap would stand for.
+                counts[table] = change.delete_places(table, [(life, sequence) for life, sequence, _ in about])
             named = change.rows("items", ("entity", "prediction_id", "item_index"), "prediction_id", ids)
             counts["entities"] = change.delete_entities([key for row in named for key in entity_keys(*row)])
-            for table in ("items", "events", "outcomes", "predictions"):
+            for table in ("items", "predictions"):
                 counts[table] = change.delete(table, "prediction_id", ids)
             traces.settle_payloads(self._data_dir, [row[4] for row in found if row[4] is not None])
             self._sign(change, rows, counts, what)

@@ -10,11 +10,11 @@ import msgspec
 import psycopg
 import pytest
 from evidence_trail import TIME, Trail, bodies, record
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, event
 
 from e2i_serving.evidence.log import EvidenceLog, LogEntry
 from e2i_serving.exceptions import StoreError
-from e2i_serving.record import AccessEvent, Values
+from e2i_serving.record import AccessEvent, Outcome, OutcomeEvent, StreamEnd, Values
 from e2i_serving.runtime.erasure import erase
 from e2i_serving.runtime.holds import add_hold, covered, release_hold, verify_stored_holds
 from e2i_serving.runtime.purging import Purge, purge
@@ -229,6 +229,33 @@ def test_two_purges_at_once_leave_a_verified_trail(trail, settings):
         other.add_done_callback(lambda _: slow.other_ended.set())
         assert one.result().rows["predictions"] == 14
         assert other.result().rows["predictions"] == 5
+    report = trail.verify()
+    assert report.passed, report.problems
+
+
+@pytest.mark.parametrize(
+    ("table", "body"),
+    [
+        ("events", StreamEnd("p00004", 2.0, Outcome.OK, salt=bytes(16))),
+        ("outcomes", OutcomeEvent("late", TIME, "p00006", 0, value=True, source="ledger", salt=bytes(16))),
+    ],
+)
+def test_what_a_relay_adds_while_a_purge_runs_is_left(postgres_url, tmp_path, table, body):
+    """What comes in about a prediction that is being purged was not chosen, so that no gap stands for it: it stays."""
+    trail = Trail(tmp_path, postgres_url)
+    trail.deliver(bodies(30))
+    added: list[str] = []
+
+    def add(*args: Any) -> None:
+        if args[2].startswith(f"DELETE FROM {table}") and not added:
+            added.append(table)
+            trail.deliver([body, record(50)])
+
+    with SqlMaintenance(trail.url) as store:
+        event.listen(store._engine, "before_cursor_execute", add)
+        purge(load_settings().settings, trail.folder, store, trail.log(), {"standard": TIME + 10})
+    assert added
+    assert rows(trail, f"SELECT count(*) FROM {table} WHERE prediction_id = '{body.prediction_id}'") == [(1,)]
     report = trail.verify()
     assert report.passed, report.problems
 

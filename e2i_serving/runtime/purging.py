@@ -264,11 +264,12 @@ def _places(change: StoreChange, gaps: Sequence[dict[str, Any]]) -> Iterator[Pla
     linked = [gap for gap in gaps if gap["hash"] is not None]
     by_life: dict[str, list[int]] = {}
     for gap in linked:
-        by_life.setdefault(gap["life"], []).append(gap["first"] - 1)
+        if gap["first"] > 1:  # else there is none: of lives of one outcome each, most of the statements
+            by_life.setdefault(gap["life"], []).append(gap["first"] - 1)
     links = {life: change.links(life, numbers) for life, numbers in by_life.items()}
     for gap in linked:
         life, first = gap["life"], gap["first"]
-        yield Place(life, first, gap["last"], gap["records"], links[life].get(first - 1, ""), gap["hash"])
+        yield Place(life, first, gap["last"], gap["records"], links.get(life, {}).get(first - 1, ""), gap["hash"])
 
 
 def _expired(name: str | None, before_ns: int, default: str) -> _Condition:

@@ -161,6 +161,11 @@ class Ledger:
             (destination, life, first, last),
         )
 
+    def in_doubt(self, destination: str, life: str) -> int:
+        """Number of the last frame of a life that a destination may have and is not known to; 0 for none."""
+        statement = "SELECT max(sequence) FROM intents WHERE destination = ? AND life = ?"
+        return self._one(statement, (destination, life))[0] or 0
+
     def enlist(self, names: Sequence[str], leader: str) -> None:
         """Note which destinations there are from now on.
 

@@ -105,6 +105,8 @@ def _give_up(
         content = _content(path)
         if content is None:
             return False, None
+        if any(ledger.in_doubt(delivery.name, life) >= content.first for delivery in deliveries):
+            return False, None  # a relay that died may have stored it: it would be there, and be counted as lost
         before = [delivery for delivery in deliveries if delivery.has_given_up(life, number)]
         lost = {
             delivery.name: _lost(delivery, life, number, content) for delivery in deliveries if delivery not in before

@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 
-from e2i_serving.record import Gap
+from e2i_serving.evidence import open_checkpointer
+from e2i_serving.record import Gap, RowBatch
 from e2i_serving.relay import overflow
-from e2i_serving.relay.audit_destination import AUDIT_STORE
+from e2i_serving.relay.audit_destination import AUDIT_STORE, AuditDestination
 from e2i_serving.relay.overflow import make_room
+from e2i_serving.runtime.verification import read_signed_history, verify_trail
+from e2i_serving.settings import Settings
+from e2i_serving.stores.engine import sqlite_url
+from e2i_serving.stores.sql import SqlAuditStore
 from e2i_serving.testing.destinations import RecordingDestination
 
 pytestmark = pytest.mark.usefixtures("short_pauses")
@@ -97,3 +102,34 @@ def test_a_relay_starts_though_what_was_given_up_can_not_be_cut(filled, recordin
         lost = filled.balanced()[3]["overflow"]
         filled.relay(recording, batch_size=7).run(once=True)
     assert_lost(filled, recording, lost)
+
+
+class DiedError(BaseException):
+    """Stands for the end of the process between two instructions."""
+
+
+class Dying(SqlAuditStore):
+    """A store whose relay dies when a batch is stored, before the ledger knows."""
+
+    def write(self, batch: RowBatch) -> int:
+        super().write(batch)
+        raise DiedError
+
+
+def test_what_a_relay_that_died_may_have_stored_is_not_given_up(filled):
+    """The next relay makes room by what follows, before it has asked the store, and the trail is verified."""
+    url = sqlite_url(filled.data_dir / "audit.db")
+    checkpoints = open_checkpointer(Settings(), filled.data_dir)
+    with closing(Dying(url)) as dying, pytest.raises(DiedError):
+        filled.relay(AuditDestination(dying, intents=filled.ledger), batch_size=30).round()
+    with closing(AuditDestination(SqlAuditStore(url), checkpoints=checkpoints, intents=filled.ledger)) as destination:
+        relay = filled.relay(destination, batch_size=30)
+        relay._look()
+        assert give_up(relay, filled) > 0
+        lost = filled.balanced()[3]["overflow"]
+        assert 0 < lost <= RECORDS - 30
+        relay.run(once=True)
+    assert filled.balanced() == (RECORDS, RECORDS - lost, 0, {"overflow": lost})
+    report = verify_trail(url, read_signed_history([filled.data_dir / "checkpoints"]))
+    assert report.problems == []
+    assert report.rows["predictions"] == RECORDS - lost

@@ -99,7 +99,7 @@ def drop(connection: sqlite3.Connection, destination: str, life: str, dropped: M
     connection.executemany(
         "INSERT INTO drops (destination, life, reason, records) VALUES (?, ?, ?, ?) "
         "ON CONFLICT (destination, life, reason) DO UPDATE SET records = records + excluded.records",
-        [(destination, life, reason, records) for reason, records in dropped.items()],
+        [(destination, life, reason, records) for reason, records in dropped.items() if records != 0],
     )
 
 

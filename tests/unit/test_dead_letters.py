@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from e2i_serving.record import Gap
+from e2i_serving.record import Gap, Outcome, StreamEnd
 from e2i_serving.relay import Ledger, read_books
 from e2i_serving.relay.audit_destination import AUDIT_STORE
 from e2i_serving.relay.ledger_schema import LEDGER_NAME
@@ -84,3 +84,18 @@ def test_refused_predictions_are_decoded_one_at_a_time(refusing):
     assert next(each).record.prediction_id == "p0000"
     letters.discard(letters.numbers()[1:-1])
     assert [record.prediction_id for record, _ in each] == ["p0059"]
+
+
+@pytest.mark.parametrize("has_room", [True, False])
+def test_a_letter_that_holds_no_record_is_no_drop(instance, has_room):
+    """What became of an answer's end, or of an outcome, counts no record, and no reason is noted for none."""
+    with closing(instance.open_writer()) as writer:
+        writer.append(StreamEnd("p0000", 0.5, Outcome.OK, salt=bytes(16)))
+    destination = RecordingDestination(AUDIT_STORE)
+    destination.refuses = lambda entry: not isinstance(entry.body, Gap)
+    with closing(Ledger(instance.data_dir, dead_letter_bytes=MIB if has_room else 0)) as instance.ledger:
+        instance.relay(destination).run(once=True)
+        letters = instance.ledger.dead_letters
+        assert letters.discard(letters.numbers()) == has_room
+        (totals,) = instance.ledger.totals(AUDIT_STORE)
+        assert totals.dropped == {}

@@ -152,10 +152,6 @@ class DeadLetters:
             if row is not None:  # else it went meanwhile
                 yield msgspec.convert(dict(zip(names, row, strict=True)), DeadLetter, strict=False)
 
-    def list(self, destination: str | None = None, *, requested: bool | None = None) -> Sequence[DeadLetter]:
-        """The letters, oldest first, all in memory; arguments as in ``numbers``."""
-        return [*self.each(destination, requested=requested)]
-
     def request(self, numbers: Sequence[int] | None = None) -> int:
         """Mark letters to be delivered again.
 

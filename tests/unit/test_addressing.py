@@ -101,7 +101,7 @@ def test_an_outcome_by_request_id_reaches_its_trace(instance, redacted):
         assert run_relay(settings, instance.data_dir, once=True)
         assert opik.scores.keys() == {(FIRST, "truth[1]")}
         with closing(Ledger(instance.data_dir)) as ledger:
-            (letter,) = ledger.dead_letters.list("opik")
+            (letter,) = ledger.dead_letters.each("opik")
             assert "'r2'" in letter.message
             with closing(instance.open_writer("life-2")) as writer:
                 writer.append(PredictionRecord(SECOND, 2, 0.1, Outcome.OK, 200, items=1, request_id="r2"))
@@ -112,5 +112,5 @@ def test_an_outcome_by_request_id_reaches_its_trace(instance, redacted):
         assert opik.scores.keys() == {(FIRST, "truth[1]"), (SECOND, "early")}
         assert {score["project_name"] for score in opik.scores.values()} == {"credit"}
     with closing(Ledger(instance.data_dir)) as ledger:
-        assert ledger.dead_letters.list("opik") == []
+        assert [*ledger.dead_letters.each("opik")] == []
     assert all(book.balanced and not book.pending for book in read_books(instance.data_dir))

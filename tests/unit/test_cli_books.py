@@ -144,7 +144,7 @@ def refuse_all(instance, tmp_path):
         delivery = Delivery(destination, instance.ledger, batch_size=10, cipher=cipher)
         options = {"poll_seconds": 0.01, "linger_seconds": None, "housekeeping": instance.tidy}
         Relay(instance.data_dir, [delivery], instance.ledger, **options).run(once=True)
-        return instance.ledger.dead_letters.list()
+        return [*instance.ledger.dead_letters.each()]
 
     return refuse
 
@@ -210,7 +210,7 @@ def test_a_retry_leaves_it_to_a_relay_that_runs(run, refused):
     assert result.exit_code == 0
     assert "2 asked for" in result.stdout
     with closing(Ledger(refused.data_dir, read_only=True)) as ledger:
-        assert len(ledger.dead_letters.list(requested=True)) == 2
+        assert len([*ledger.dead_letters.each(requested=True)]) == 2
 
 
 @pytest.mark.usefixtures("refused")

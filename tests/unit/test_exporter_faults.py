@@ -195,7 +195,7 @@ def test_one_bad_id_is_found_and_kept_aside(instance):
         assert opik.traces.keys() == {name(number) for number in range(PREDICTIONS)} - {name(BAD)}
         book = book_of(instance, "opik")
         assert (book.stored, book.dead_lettered) == (PREDICTIONS - 1, 1)
-        (letter,) = instance.ledger.dead_letters.list()
+        (letter,) = instance.ledger.dead_letters.each()
         assert "bad id" in letter.message
         opik.judge = lambda _request: None
         instance.ledger.dead_letters.request()

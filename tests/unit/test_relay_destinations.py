@@ -75,7 +75,7 @@ def test_what_is_refused_is_found_and_kept_aside(instance, recording):
     assert recording.ids == expected
     gaps = [entry.body for entry in recording.entries if isinstance(entry.body, Gap)]
     assert gaps[0] == Gap(8, 8, 1, "dead-lettered", b"digest-8")
-    first, *_ = letters = instance.ledger.dead_letters.list()
+    first, *_ = letters = [*instance.ledger.dead_letters.each()]
     assert [letter.sequence for letter in letters] == [8, 9, 78]
     assert (first.life, first.key_id, first.message, first.records) == ("life-1", 0, "audit-store refuses.", 1)
     assert first.state == b"8"
@@ -102,7 +102,7 @@ def test_an_event_that_is_refused_counts_as_no_record(instance, recording):
     instance.relay(recording).run(once=True)
     assert recording.ids == ["p0000", "2-2:dead-lettered"]
     assert instance.balanced() == (1, 1, 0, {})
-    assert len(instance.ledger.dead_letters.list()) == 1
+    assert len([*instance.ledger.dead_letters.each()]) == 1
 
 
 def test_a_dead_letter_is_delivered_once_it_is_asked_for(instance, recording):
@@ -116,7 +116,7 @@ def test_a_dead_letter_is_delivered_once_it_is_asked_for(instance, recording):
     assert instance.ledger.dead_letters.request() == 2
     instance.relay(recording).run(once=True)
     assert recording.ids[-1] == "p0001"
-    (left,) = instance.ledger.dead_letters.list()
+    (left,) = instance.ledger.dead_letters.each()
     assert (left.sequence, left.requested) == (3, False)
     (book,) = read_books(instance.data_dir)
     assert (book.stored, book.dead_lettered, book.balanced) == (2, 1, True)
@@ -125,7 +125,7 @@ def test_a_dead_letter_is_delivered_once_it_is_asked_for(instance, recording):
     assert instance.ledger.dead_letters.request([left.id, 99]) == 1
     instance.relay(recording).run(once=True)
     assert instance.balanced()[:2] == (3, 3)
-    assert instance.ledger.dead_letters.list() == []
+    assert [*instance.ledger.dead_letters.each()] == []
 
 
 def test_a_redelivered_row_has_the_link_of_its_gap(instance):
@@ -215,7 +215,7 @@ def test_a_dead_letter_of_an_encrypted_frame_stays_encrypted(instance, recording
     delivery = Delivery(recording, instance.ledger, batch_size=10, cipher=cipher)
     (folder,) = instance.lives()
     assert delivery.advance(folder, ended=True) == 1
-    (letter,) = instance.ledger.dead_letters.list()
+    (letter,) = instance.ledger.dead_letters.each()
     assert letter.key_id == 1
     assert b"p0001" not in letter.payload
     recording.refuses = is_poison()

@@ -53,7 +53,7 @@ class LateResult(msgspec.Struct, frozen=True, omit_defaults=True):
         error_message: As in the record.
         items: How many items the outputs describe.
         outputs: By name, one value an item, as far as they were known.
-        redactions: Names of the redaction rules that changed something.
+        redactions: As in the record.
         salt: Random bytes from which commitment salts are derived.
     """
 

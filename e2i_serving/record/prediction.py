@@ -69,7 +69,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         request_bytes: Size of the request's body; -1 when not known.
         response_bytes: Size of the response's body; -1 when not known.
         sampling_fraction: The fraction of such requests that are kept; 1.0 when all are.
-        redactions: Names of the redaction rules that changed something.
+        redactions: Names of what redaction changed something by, behind the part of the record if it is no path.
         salt: Random bytes from which commitment salts are derived.
         retention: How long it is to be kept: the name of a retention class.
         feature_provenance: How its features were fetched; ``None`` when they came with the request.

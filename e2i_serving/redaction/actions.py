@@ -26,13 +26,24 @@ Hasher = Callable[[Any], str]
 
 
 class Findings:
-    """What was changed in one record, and how much of its text may still be searched."""
+    """What was changed in one record, and how much of its text may still be searched.
 
-    __slots__ = ("_left", "_names")
+    Attributes:
+        root: The part of the record that is looked at.
+    """
+
+    __slots__ = ("_left", "_names", "root")
 
     def __init__(self, names: tuple[str, ...] = ()) -> None:
         self._names = dict.fromkeys(names)
         self._left = _MOST_CHARACTERS
+        self.root = ""
+
+    def found(self, name: str) -> None:
+        """Note what has no path of its own, such as a pattern, with the part of the record where it made a change."""
+        placed = f"{self.root}.{name}"
+        if placed not in self._names:
+            self.add(placed)
 
     def add(self, name: str) -> None:
         """Note what made a change; beyond a number of names, only that there were more."""

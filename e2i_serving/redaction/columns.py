@@ -110,7 +110,7 @@ class ColumnRedactor:
             return Values([self._values.replaced(value, rule) for value in column.array().tolist()])
         plan = self._plan(state, allowed, names)
         if plan.forbids:
-            findings.add(ALLOW_LIST)
+            findings.found(ALLOW_LIST)
             return _nothing(column)
         if rule is None and not plan.parts:
             return column
@@ -173,7 +173,7 @@ class ColumnRedactor:
         self._values.note(state, findings)
         for _, part in plan.parts:
             if part is None:
-                findings.add(ALLOW_LIST)
+                findings.found(ALLOW_LIST)
             else:
                 self._values.note(part, findings)
 

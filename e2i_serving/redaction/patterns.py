@@ -146,16 +146,16 @@ class Patterns:
             return text
         for name, search, could_be in self._named:
             if could_be(text) and (masked := search(text)) != text:
-                findings.add(name)
+                findings.found(name)
                 text = masked
         for name, search in self._own:
             if (masked := search(text)) != text:
-                findings.add(name)
+                findings.found(name)
                 text = masked
         return text
 
     def _summary(self, text: str, findings: Findings) -> tuple[int, str]:
-        findings.add("long-text")
+        findings.found("long-text")
         return len(text.encode("utf-8", "surrogatepass")), self._hasher(text) if self._hasher else ""
 
 

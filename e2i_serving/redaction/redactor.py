@@ -82,7 +82,7 @@ class Redactor:
         self._fields = [(name, self._paths[name]) for name in FIELD_ROOTS if self._paths[name].alive]
 
     def record(self, record: PredictionRecord) -> PredictionRecord:
-        """The record without what must not be kept; it names in ``redactions`` what made a change."""
+        """The record without what must not be kept; it names in ``redactions`` what made a change, and where."""
         findings = Findings(record.redactions)
         model = self._model if record.model in ("", self._model.name) else ModelInfo()
         changes: dict[str, Any] = {}
@@ -97,6 +97,7 @@ class Redactor:
         for name, state in self._fields:
             changes[name] = self._field(state, getattr(record, name), findings)
         if self._patterns is not None and record.error_message:
+            findings.root = "error_message"
             message = changes.get("error_message", record.error_message)
             changes["error_message"] = self._patterns.text(message, findings)
         self._watch()
@@ -179,6 +180,7 @@ class Redactor:
     def _of_columns(
         self, root: str, columns: Mapping[str, Column], model: ModelInfo, findings: Findings
     ) -> dict[str, Column]:
+        findings.root = root
         paths = self._paths[root]
         allowed = self._allowed[root] if self._allowed is not None else None
         kept: dict[str, Column] = {}
@@ -193,6 +195,7 @@ class Redactor:
         return kept
 
     def _tree(self, root: str, tree: dict[str, Any], findings: Findings) -> dict[str, Any]:
+        findings.root = root
         if self._allowed is not None:
             # Ids that a caller sent in headers of their own are no more than the trace's, which no list names either.
             ids = _callers_ids(tree) if root == "attributes" else {}
@@ -210,6 +213,7 @@ class Redactor:
     def _event(self, event: _Event, findings: Findings, changes: dict[str, Any]) -> _Event:
         message = self._field(self._paths["error_message"], event.error_message, findings)
         if self._patterns is not None and message:
+            findings.root = "error_message"
             message = self._patterns.text(message, findings)
         return msgspec.structs.replace(event, **changes, error_message=message)
 

@@ -134,5 +134,5 @@ class ValueRedactor:
             each = [self._allowed(inner, state.element(), findings) for inner in value]
             if any(inner is not MISSING for inner in each):
                 return [None if inner is MISSING else inner for inner in each]
-        findings.add(ALLOW_LIST)
+        findings.found(ALLOW_LIST)
         return MISSING

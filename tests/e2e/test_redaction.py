@@ -75,7 +75,7 @@ def test_secrets_reach_no_file_and_no_line(redacting, eventually):
     assert first["item_rows"][0]["inputs"] == {"a": None, "b": 123000.0, "c": 1.0, "d": 2.0}
     assert first["attributes"] == {"name": "***", "list": [{}], "note": "write to ***"}
     assert first["labels"] == {"brand": "***"}
-    assert {"inputs.a", "inputs.b", "entities.*", "request_id", "pattern:email"} <= set(first["redactions"])
+    assert {"inputs.a", "inputs.b", "entities.*", "request_id", "attributes.pattern:email"} <= set(first["redactions"])
     assert failed["error_message"] == "no model for ***"
     assert greeted["item_rows"][0]["inputs"]["name"].startswith("hmac:")
     assert invalid["outcome"] == "invalid"

@@ -74,7 +74,7 @@ def test_only_what_is_asked_for_is_looked_for():
 
 
 def test_strings_are_searched_wherever_they_stand():
-    """In columns, attributes and their names, labels and messages; what changed is named."""
+    """In columns, attributes and their names, labels and messages; what changed is named, and where."""
     kept = searching("email", r"MRN-\d+").record(
         PredictionRecord(
             "p1",
@@ -94,7 +94,11 @@ def test_strings_are_searched_wherever_they_stand():
     assert "@" not in str(kept)
     assert "MRN" not in str(kept)
     assert kept.attributes == {"deep": [{"***": {"note": "*** of ***"}}]}
-    assert kept.redactions == ("pattern:email", "pattern:2")
+    assert set(kept.redactions) == {
+        *(f"{root}.pattern:email" for root in ("inputs", "outputs", "entities", "attributes", "labels")),
+        "attributes.pattern:2",
+        "error_message.pattern:email",
+    }
 
 
 def test_names_that_become_alike_hide_no_value():
@@ -112,7 +116,7 @@ def test_a_long_string_keeps_its_size_and_hash():
     bare = searching("email").record(record)
     assert bare.attributes == {"a": {"bytes": 8194}, "b": "ä" * 4096}
     assert bare.labels == {"l": "<8194 bytes>"}
-    assert bare.redactions == ("long-text",)
+    assert bare.redactions == ("attributes.long-text", "labels.long-text")
     keyed = searching("email", redaction_key="a key of 16 chars").record(record)
     assert keyed.attributes["a"]["hmac"].startswith("hmac:")
     assert keyed.labels["l"].startswith("<8194 bytes, hmac:")

@@ -336,7 +336,7 @@ def test_what_is_no_id_does_not_pass_for_a_callers(name: str) -> None:
         assert redactor.record(build({"attributes": {name: text}})).attributes == {}
     kept = redactor.record(build({"attributes": {name: CALLER, "other": "zqSECRETSECRET"}}))
     assert kept.attributes == {name: CALLER}
-    assert kept.redactions == ("allow-list",)
+    assert kept.redactions == ("attributes.allow-list",)
     untouched = redactor.record(build({"attributes": {name: CALLER}}))
     assert (untouched.attributes, untouched.redactions) == ({name: CALLER}, ())
     dropping = Settings(

@@ -154,6 +154,9 @@ def test_a_model_that_is_gone_is_a_reason(service, trail, tag) -> None:
         ({"endpoint": "rank"}, {}, "other-endpoint"),
         ({"redactions": ["inputs.age"]}, {}, "redacted"),
         ({"redactions": ["labels.brand"]}, {}, ""),
+        ({"redactions": ["attributes.pattern:email", "labels.long-text", "entities.allow-list"]}, {}, ""),
+        ({"redactions": ["attributes.pattern:email", "inputs.pattern:email"]}, {}, "redacted"),
+        ({"redactions": ["pattern:email"]}, {}, "redacted"),
         ({"payload_digest": "ab"}, {"inputs": None}, "payload-gone"),
         ({}, {"inputs": None}, "no-inputs"),
         ({"error_type": "inconsistent_columns"}, {}, "inconsistent"),
@@ -165,6 +168,18 @@ def test_reasons(change, item, reason) -> None:
     row = {"outcome": "ok", "endpoint": "predict", "redactions": None, "payload_digest": None, "error_type": None}
     row |= {"item_rows": [{"inputs": {"age": 1.0}, "erased": None, **item}], **change}
     assert obstacle(row) == reason
+
+
+def test_what_was_found_beside_the_inputs_keeps_nothing_from_replay(service) -> None:
+    """An address that a pattern masks in attributes, labels or entities is nothing that the model was given."""
+    found = {"attributes": {"by": "a@b.co"}, "labels": {"brand": "c@d.co"}, "entities": [{"customer": "e@f.co"}]}
+    with ServiceHarness(service, observability={"redaction_patterns": ["email"]}) as churn:
+        assert churn.predict(instances=ROWS[:1].tolist(), **found).status == 200
+        with churn.trail() as opened:
+            (row,) = rows = opened.query().rows()
+            report = replay(service, rows)
+    assert set(row["redactions"]) == {f"{root}.pattern:email" for root in ("attributes", "labels", "entities")}
+    assert (report.replayed, report.changed) == (1, 0)
 
 
 @pytest.mark.parametrize(

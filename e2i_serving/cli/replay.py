@@ -49,8 +49,8 @@ def replay(
     """Run recorded predictions through their exact model once more, and compare what comes out.
 
     The inputs, thresholds and interval levels are those on record; nothing is fetched and nothing recorded. Exits with
-    1 when something comes out otherwise, unless --against asks what would; with 2 when a model or the code is not the
-    one on record, or nothing can be replayed.
+    1 when something comes out otherwise, unless --against asks what would; with 2 when a model is not the one on
+    record, nothing can be replayed, or other code than this made some of them, after the others were replayed.
 
     \b
     Examples:
@@ -59,6 +59,7 @@ def replay(
       e2i-serving audit replay --model churn --since 7d --against churn_candidate:latest --target service:Churn
     """  # noqa: D301  # \b is click's mark for lines that stay as they are
     from e2i_serving.runtime.checks import importable, load_service  # noqa: PLC0415  # imports BentoML
+    from e2i_serving.services.replay import OTHER_CODE  # noqa: PLC0415  # likewise
     from e2i_serving.services.replay import replay as run_replay  # noqa: PLC0415  # likewise
 
     service = load_service(target, working_dir)
@@ -88,6 +89,12 @@ def replay(
         print_json_lines([_as_object(report)])
     else:
         _show(report, is_shadow=bool(against))
+    if others := report.left_out[OTHER_CODE]:
+        print_error(
+            f"Other code of {service.inner.__name__} than this made {others} predictions, which were left out. "
+            "Check out that code, or allow this one (--allow-code)."
+        )
+        raise typer.Exit(2)
     if not report.replayed:
         print_error("Nothing was replayed.")
         raise typer.Exit(2)

@@ -30,6 +30,9 @@ logger = logging.getLogger("e2i_serving")
 DIFFERENCES: Final = 1000
 """Most differences that a report holds."""
 
+OTHER_CODE: Final = "other-code"
+"""Why predictions are left out that other code of the service answered."""
+
 _HARMLESS: Final = frozenset({"labels", "attributes", "entities", "request_id", "parent_request_id", "principal"})
 """Roots of what redaction may take out without changing what the model was given or gave."""
 
@@ -110,11 +113,12 @@ def replay(
         rows: The predictions with their items, as ``AuditTrail.query`` gives them.
         against: A candidate model as ``name:version``, in place of the recorded ones.
         tolerance: How far numbers may be apart, relatively or absolutely.
-        allow_code: Whether the service's code may be another than the recorded one.
+        allow_code: Whether the service's code may be another than the recorded one; else what that one answered is left
+            out.
         progress: Called after each prediction.
 
     Raises:
-        ConfigurationError: The service has no such steps; a model's bytes, or the code, are not those recorded.
+        ConfigurationError: The service has no such steps, or a model's bytes are not those recorded.
     """
     inner = getattr(service, "inner", service)
     if not (isinstance(inner, type) and issubclass(inner, PredictionService)):
@@ -127,12 +131,9 @@ def replay(
     for row in rows:
         report.sampled_out += 1 / (row["sampling_fraction"] or 1) - 1
         reason = obstacle(row)
+        if not reason and row["code_digest"] not in ("", None, digest) and not allow_code:
+            reason = OTHER_CODE
         if not reason:
-            if row["code_digest"] and row["code_digest"] != digest and not allow_code:
-                raise ConfigurationError(
-                    f"Prediction {row['prediction_id']} was made by other code of {inner.__name__} than this. "
-                    "Check out that code, or allow this one (--allow-code)."
-                )
             try:
                 report.add(row, _replayer(replayers, inner, row, against).differences(row, tolerance))
             except _LeftOut as left_out:

@@ -98,12 +98,14 @@ def test_a_changed_model_is_refused(service, trail, tag) -> None:
         replay(service, trail.query())
 
 
-def test_other_code_is_refused(service, trail) -> None:
-    """The class that replays is the one that answered, unless that is allowed."""
-    rows = [{**row, "code_digest": "0" * 64} for row in trail.query()]
-    with pytest.raises(ConfigurationError, match="other code of Churn"):
-        replay(service, rows)
-    assert replay(service, rows, allow_code=True).changed == 0
+def test_what_other_code_answered_is_left_out(service, trail) -> None:
+    """The class that replays is the one that answered, unless that is allowed; the other predictions go on."""
+    rows = [{**row, "code_digest": "0" * 64} if place < 5 else row for place, row in enumerate(trail.query())]
+    failed = sum(row["outcome"] != "ok" for row in rows[:5])
+    report = replay(service, rows)
+    assert (report.replayed, report.changed) == (35 + failed, 0)
+    assert report.left_out == {"other-code": 5 - failed, "failed": 1}
+    assert replay(service, rows, allow_code=True).replayed == 40
 
 
 def test_a_candidate_is_compared_by_label(service, trail) -> None:
@@ -255,5 +257,16 @@ def test_the_command_says_what_differs(tmp_path, tag, monkeypatch) -> None:
     (tmp_path / "replayed_service.py").write_text(SOURCE.format(tag=tag) + "# changed\n")
     refused = run(made)
     assert refused.exit_code == 2
+    assert "1 other-code" in refused.stdout
+    assert refused.stderr.count("\n") == 1
+    assert "--allow-code" in refused.stderr
     assert run(made, "--allow-code").exit_code == 1
+    with sqlite3.connect(data / "audit.db") as store:
+        for table in ("predictions", "items"):
+            store.execute(f"CREATE TEMP TABLE copy_of_{table} AS SELECT * FROM {table}")
+            store.execute(f"UPDATE copy_of_{table} SET prediction_id = 'later'")
+            store.execute(f"INSERT INTO {table} SELECT * FROM copy_of_{table}")
+        store.execute("UPDATE predictions SET code_digest = NULL WHERE prediction_id = 'later'")
+    across = run()
+    assert (across.exit_code, across.stdout.splitlines()[1].split()[:3]) == (2, ["1", "0", "1"])
     assert run("no-such-id").exit_code == 2

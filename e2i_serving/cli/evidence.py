@@ -175,7 +175,8 @@ def purge(
     rows = table("WHAT", "WOULD BE PURGED" if dry_run else "PURGED")
     for name, count in sorted(done.rows.items()):
         rows.add_row(text(name), text(count))
-    rows.add_row(text("payload files"), text(done.payload_files))
+    if not dry_run:
+        rows.add_row(text("payload files"), text(done.payload_files))
     show(rows)
     if done.held:
         show(text(f"{done.held} predictions are under a hold and stay.", "yellow"))

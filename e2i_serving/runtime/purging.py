@@ -152,17 +152,29 @@ class _Purging:
         self._data_dir = data_dir
         self._log = log
         self._progress = progress
+        self._gone: list[_Condition] = []
+        """Predictions that are there and count as purged, where nothing is but counted."""
 
     def predictions(self, store: SqlMaintenance, condition: _Condition, what: str) -> None:
         """Purge predictions that meet a condition, with all that is about them, unless a hold covers them."""
         if self._log is None:
-            with store.transaction() as change:
-                held, free = _apart(change, condition)
-                self._done.held += _count(change, held)
-                self._done.rows["predictions"] += _count(change, free)
+            self._count_predictions(store, condition)
             return
         while self._batch(store, condition, what):
             pass
+
+    def _count_predictions(self, store: SqlMaintenance, condition: _Condition) -> None:
+        # Counted, not tried and taken back: that would be one transaction of any size, and a relay would wait for it.
+        with store.transaction() as change:
+            held, free = _apart(change, condition)
+            self._done.held += _count(change, held)
+            self._done.rows["predictions"] += _count(change, free)
+        chosen = f"prediction_id IN (SELECT prediction_id FROM predictions WHERE {free.where})"  # noqa: S608  # built here
+        for table in ("items", "entities", "events", "outcomes"):
+            with store.transaction() as change:
+                statement = f"SELECT count(*) FROM {table} WHERE {chosen}"  # noqa: S608  # built here
+                self._done.rows[table] += change.all(statement, free.parameters)[0][0]
+        self._gone.append(_Condition(chosen, free.parameters))
 
     def _batch(self, store: SqlMaintenance, condition: _Condition, what: str) -> bool:
         with store.transaction() as change:
@@ -198,15 +210,19 @@ class _Purging:
 
     def others(self, store: SqlMaintenance, before_ns: int, what: str) -> None:
         """Purge accesses, and outcomes of predictions that are not there, by their own age."""
+        # What names a prediction that counts as purged was counted with it; what names its request was not.
+        stays = "".join(f" AND NOT p.{each.where}" for each in self._gone)
         orphans = (
-            "NOT EXISTS (SELECT 1 FROM predictions p WHERE p.prediction_id = outcomes.prediction_id) AND NOT EXISTS "
-            "(SELECT 1 FROM predictions p WHERE outcomes.prediction_id IS NULL AND p.request_id = outcomes.request_id)"
+            "NOT EXISTS (SELECT 1 FROM predictions p WHERE p.prediction_id = outcomes.prediction_id) AND NOT EXISTS "  # noqa: S608  # built here
+            "(SELECT 1 FROM predictions p WHERE outcomes.prediction_id IS NULL AND p.request_id = outcomes.request_id"
+            f"{stays})"
         )
         for table, where in (("accesses", "1 = 1"), ("outcomes", orphans)):
             found = f"FROM {table} WHERE time_ns < ? AND {where}"
             if self._log is None:
+                more = [value for each in self._gone for value in each.parameters] if table == "outcomes" else []
                 with store.transaction() as change:
-                    self._done.rows[table] += change.all(f"SELECT count(*) {found}", (before_ns,))[0][0]
+                    self._done.rows[table] += change.all(f"SELECT count(*) {found}", (before_ns, *more))[0][0]
                 continue
             full = True
             while full:

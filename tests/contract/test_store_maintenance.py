@@ -127,8 +127,10 @@ def test_holds_keep_predictions_on_every_database(trail, settings):
         one = add_hold(store, trail.log(), reason="case", entity=SUBJECT, model="scorer")
         add_hold(store, trail.log(), reason="review", since_ns=TIME + 20, until_ns=TIME + 25)
         assert [hold.hold_id for hold in erase(settings, trail.folder, trail.url, SUBJECT).held_by] == [one.hold_id]
+        tried = purge(settings, trail.folder, store, None, {None: TIME + 31})
         done = purge(settings, trail.folder, store, trail.log(), {None: TIME + 31})
         assert (done.held, done.rows["predictions"]) == (6, 24)
+        assert (tried.held, tried.rows) == (done.held, done.rows)
         release_hold(store, trail.log(), one.hold_id)
         with store.transaction() as opened:
             assert [hold.reason for hold in opened.holds(released=False)] == ["review"]

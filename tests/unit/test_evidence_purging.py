@@ -75,6 +75,27 @@ def test_a_purge_of_all_that_is_old_takes_accesses_and_orphans_too(old_instance)
     assert report.passed, report.problems
 
 
+@pytest.mark.parametrize("asked", [{}, {"older_than": "200d"}, {"older_than": "1d", "retention_class": "failure"}])
+def test_a_try_counts_what_the_purge_takes(old_instance, asked):
+    """Of every table, with holds as without, and what is known of a prediction by its request alone."""
+    old_instance.settings = old_instance.settings.model_copy(
+        update={"retention": {"failure": "90d", "accesses": "300d", "standard": "400d"}}
+    )
+    old_instance.journal(
+        *(OutcomeEvent(f"r{number}", 1, "", request_id=f"request-{number}", value=1) for number in range(3, 11))
+    )
+    old_instance.deliver()
+    log = open_log(old_instance.settings, old_instance.data_dir)
+    with SqlMaintenance(old_instance.url) as store:
+        add_hold(store, log, reason="r", entity="customer=customer-3-0")
+    before = old_instance.rows("SELECT * FROM predictions, outcomes")
+    tried = old_instance.purge(dry_run=True, **asked)
+    assert (tried.purge_ids, old_instance.rows("SELECT * FROM predictions, outcomes")) == ([], before)
+    done = old_instance.purge(**asked)
+    assert (tried.rows, tried.held) == (done.rows, done.held)
+    assert {"predictions", "items"} <= (+done.rows).keys()
+
+
 def test_a_purge_of_one_class_leaves_the_others(old_instance):
     """Only the class that is named goes; a payload file that another row refers to stays."""
     assert len(list((old_instance.data_dir / "payloads").glob("*/*"))) == 1

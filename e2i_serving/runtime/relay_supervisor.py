@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from e2i_serving.relay import RelayLock
 from e2i_serving.settings import Settings, environment_of
+
+logger = logging.getLogger("e2i_serving.relay")
 
 FIRST_PAUSE_SECONDS = 3.0
 """How long a relay that was started is given to take the lock."""
@@ -29,6 +32,7 @@ class RelaySupervisor:
     """
 
     def __init__(self, settings: Settings, data_dir: Path) -> None:
+        self._data_dir = data_dir
         self._lock = RelayLock(data_dir)
         self._environment = environment_of(settings.model_copy(update={"data_dir": data_dir}))
         self._started_at = 0.0
@@ -59,4 +63,5 @@ class RelaySupervisor:
         )
         self._started_at = time.monotonic()
         self._starts += 1
+        logger.info("No relay ran for %s; started one.", self._data_dir)
         return True

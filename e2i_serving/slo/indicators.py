@@ -13,6 +13,8 @@ KEPT_APART: Final = ("job",)
 SLICE_ERRORS: Final = "slo:e2i_slice_errors:bool"
 """Recorded each minute: 1 where an audit lag was beyond its bound in that minute, or not known for want of a relay."""
 
+_MINUTES: Final = {"m": 1, "h": 60, "d": 24 * 60}
+
 _PREDICTIONS: Final = "e2i_predictions_total"
 _TIMED: Final = "e2i_predictions_timed_total"
 _FEATURES: Final = "e2i_feature_outcomes_total"
@@ -30,7 +32,7 @@ def error_ratio(objective: Objective, window: str, keep: Sequence[str] = KEPT_AP
         keep: Labels that have budgets of their own.
     """
     if objective.indicator is Indicator.AUDIT_LAG:
-        return f"avg_over_time({SLICE_ERRORS}{recorded(objective, keep)}[{window}])"
+        return _bad_minutes(f"{SLICE_ERRORS}{recorded(objective, keep)}[{window}]", window)
     bad, total = _events(objective, "rate", window, keep)
     # Where nothing was bad yet, there may be no series of what is bad.
     return f"(\n  {bad}\n  or\n  0 * {total}\n)\n/\n({total} > 0)"
@@ -54,8 +56,14 @@ def slice_errors(objective: Objective, keep: Sequence[str] = KEPT_APART) -> str:
 def error_ratio_unrecorded(objective: Objective, window: str, keep: Sequence[str] = KEPT_APART) -> str:
     """As ``error_ratio``, of a server that has no recording rules."""
     if objective.indicator is Indicator.AUDIT_LAG:
-        return f"avg_over_time(({slice_errors(objective, keep)})[{window}:1m])"
+        return _bad_minutes(f"({slice_errors(objective, keep)})[{window}:1m]", window)
     return error_ratio(objective, window, keep)
+
+
+def _bad_minutes(slices: str, window: str) -> str:
+    # By the window's length, not by the minutes there are: of a young history, one bad minute would be a large part.
+    minutes = int(window[:-1]) * _MINUTES[window[-1]]
+    return f"sum_over_time({slices}) / clamp_min(count_over_time({slices}), {minutes})"
 
 
 def recorded(objective: Objective, keep: Sequence[str] = KEPT_APART) -> str:

@@ -26,6 +26,11 @@ dead_letters_app = typer.Typer(
     help="See what a destination refused for good, and have it delivered again or discarded.",
 )
 
+Numbers = Annotated[
+    list[int] | None, typer.Option("--id", help="The letter's id. May be repeated.", show_default=False)
+]
+Everything = Annotated[bool, typer.Option("--all", help="All of them.")]
+
 
 @dead_letters_app.command("list")
 def list_dead_letters(
@@ -90,10 +95,8 @@ def list_dead_letters(
 def retry_dead_letters(
     *,
     data_dir: DataDir = None,
-    number: Annotated[
-        list[int] | None, typer.Option("--id", help="The letter's id. May be repeated.", show_default=False)
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    number: Numbers = None,
+    everything: Everything = False,
 ) -> None:
     """Have dead letters delivered again, once what was wrong at the destination is mended.
 
@@ -109,11 +112,9 @@ def retry_dead_letters(
     from e2i_serving.runtime.places import used_beside  # noqa: PLC0415  # likewise
     from e2i_serving.runtime.relay_process import run_relay  # noqa: PLC0415  # likewise
 
-    if bool(number) == everything:
-        raise ConfigurationError("Say which: --id, once or more, or --all.")
     settings, folder = used_beside(data_dir)
     with closing(Ledger(folder)) as ledger:
-        asked = _asked(ledger.dead_letters.numbers(), number)
+        asked = _asked(ledger.dead_letters.numbers(), number, everything=everything)
         ledger.dead_letters.request(sorted(asked))
         with progress("Delivering", counted=False):
             is_delivered = RelayLock(folder).holder() is None and run_relay(settings, folder, once=True)
@@ -131,10 +132,8 @@ def retry_dead_letters(
 def discard_dead_letters(
     *,
     data_dir: DataDir = None,
-    number: Annotated[
-        list[int] | None, typer.Option("--id", help="The letter's id. May be repeated.", show_default=False)
-    ] = None,
-    everything: Annotated[bool, typer.Option("--all", help="All of them.")] = False,
+    number: Numbers = None,
+    everything: Everything = False,
 ) -> None:
     """Give dead letters up for good; the books count them as dropped, with the reason discarded.
 
@@ -146,14 +145,14 @@ def discard_dead_letters(
     from e2i_serving.relay import Ledger  # noqa: PLC0415  # keeps --help fast
     from e2i_serving.runtime.places import used_beside  # noqa: PLC0415  # likewise
 
-    if bool(number) == everything:
-        raise ConfigurationError("Say which: --id, once or more, or --all.")
     with closing(Ledger(used_beside(data_dir)[1])) as ledger:
-        asked = _asked(ledger.dead_letters.numbers(), number)
+        asked = _asked(ledger.dead_letters.numbers(), number, everything=everything)
         show(text(f"{ledger.dead_letters.discard(sorted(asked))} discarded."))
 
 
-def _asked(known: Sequence[int], wanted: Sequence[int] | None) -> set[int]:
+def _asked(known: Sequence[int], wanted: Sequence[int] | None, *, everything: bool) -> set[int]:
+    if bool(wanted) == everything:
+        raise ConfigurationError("Say which: --id, once or more, or --all.")
     if unknown := sorted(set(wanted or ()) - set(known)):
         raise ConfigurationError(f"There is no dead letter {', '.join(map(str, unknown))}.")
     return set(wanted or known)
